@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"kstat/hook"
+	"kstat/stats"
+)
+
+// options is what the command line says.
+type options struct {
+	mount   string
+	counter uint32
+	start   bool
+	version bool
+	hook    hook.Config
+
+	flags *flag.FlagSet
+}
+
+var errHelp = flag.ErrHelp
+
+// parseFlags reads the command line. Its error is one line.
+func parseFlags(args []string) (*options, error) {
+	o := &options{
+		counter: stats.DefaultCounter,
+		hook:    hook.Config{Point: hook.Postrouting, Queues: 1, QueueLen: hook.DefaultQueueLen},
+		flags:   flag.NewFlagSet("kstatd", flag.ContinueOnError),
+	}
+	f := o.flags
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	f.StringVar(&o.mount, "mount", defaultMount(), "mount the tree on `DIR`, which is made if it is missing")
+	f.Func("hook", "see packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)",
+		into(&o.hook.Point, hook.ParsePoint))
+	f.Func("family", "count `FAMILY`: both, ipv4 or ipv6 (default both)",
+		into(&o.hook.Families, hook.ParseFamilies))
+	f.Func("queue", "use NFQUEUE number `N`, 0 to 65535 (default 0)",
+		into(&o.hook.Queue, number[uint16](0, 65535)))
+	f.Func("queues", "fan out over `N` queues from that number on, one per CPU in turn (default 1)",
+		into(&o.hook.Queues, number[int](1, 65536)))
+	f.Func("queue-len", fmt.Sprintf("let each queue hold `N` packets; what comes on top passes uncounted (default %d)", hook.DefaultQueueLen),
+		into(&o.hook.QueueLen, number[uint32](1, hook.MaxQueueLen)))
+	f.Func("counter", fmt.Sprintf("publish after every `N` packets (default %d)", stats.DefaultCounter),
+		into(&o.counter, number[uint32](1, 1<<32-1)))
+	f.BoolVar(&o.start, "start", false, "start counting at once")
+	f.BoolVar(&o.hook.ExcludeLoopback, "exclude-loopback", false, "leave out what passes loopback devices")
+	f.BoolVar(&o.version, "version", false, "say the version and end")
+
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	switch {
+	case f.NArg() > 0:
+		return o, fmt.Errorf("%q is not a flag, and nothing else is expected", f.Arg(0))
+	case o.mount == "":
+		return o, errors.New("--mount needs a directory")
+	case int(o.hook.Queue)+o.hook.Queues > 1<<16:
+		return o, fmt.Errorf("--queues %d from --queue %d on ends behind 65535, the last number", o.hook.Queues, o.hook.Queue)
+	}
+	return o, nil
+}
+
+// into returns a flag's function that parses a value and keeps it.
+func into[T any](target *T, parse func(string) (T, error)) func(string) error {
+	return func(text string) error {
+		value, err := parse(text)
+		if err != nil {
+			return err
+		}
+		*target = value
+		return nil
+	}
+}
+
+// number returns a parser of decimal numbers from low to high.
+func number[T uint16 | uint32 | int](low, high uint64) func(string) (T, error) {
+	return func(text string) (T, error) {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil || n < low || n > high {
+			return 0, fmt.Errorf("take a number from %d to %d", low, high)
+		}
+		return T(n), nil
+	}
+}
+
+// defaultMount is mnt/kstat in a checkout, and /run/kstat elsewhere.
+func defaultMount() string {
+	if info, err := os.Stat("mnt"); err == nil && info.IsDir() {
+		return "mnt/kstat"
+	}
+	return "/run/kstat"
+}
+
+func (o *options) help() string {
+	var b strings.Builder
+	b.WriteString(`usage: kstatd [FLAG]…
+
+Counts the packets that pass a netfilter hook, by protocol, and serves the
+figures as files. Runs in the foreground and needs root. SIGTERM ends it.
+
+`)
+	o.flags.VisitAll(func(f *flag.Flag) {
+		argument, usage := flag.UnquoteUsage(f)
+		fmt.Fprintf(&b, "  %-24s %s", strings.TrimSpace("--"+f.Name+" "+argument), usage)
+		if f.Name == "mount" {
+			fmt.Fprintf(&b, " (default %s here)", f.DefValue)
+		}
+		b.WriteByte('\n')
+	})
+	b.WriteString(`
+Then: cat DIR/nout; echo 1 > DIR/start; echo 10 > DIR/counter; cat DIR/protocols
+`)
+	return b.String()
+}
+
+// buildVersion is set by the linker.
+var buildVersion string
+
+// version returns what was built: the linker's word, else what the go command
+// recorded.
+func version() string {
+	if buildVersion != "" {
+		return buildVersion
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

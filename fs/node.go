@@ -1,0 +1,187 @@
+package fs
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"time"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// dir is a folder. Nothing can be made or removed in it, by nobody.
+type dir struct {
+	gofs.Inode
+	born time.Time
+}
+
+var (
+	_ gofs.NodeGetattrer = (*dir)(nil)
+	_ gofs.NodeSetattrer = (*dir)(nil)
+	_ gofs.NodeCreater   = (*dir)(nil)
+	_ gofs.NodeTmpfiler  = (*dir)(nil)
+	_ gofs.NodeMkdirer   = (*dir)(nil)
+	_ gofs.NodeMknoder   = (*dir)(nil)
+	_ gofs.NodeLinker    = (*dir)(nil)
+	_ gofs.NodeSymlinker = (*dir)(nil)
+	_ gofs.NodeUnlinker  = (*dir)(nil)
+	_ gofs.NodeRmdirer   = (*dir)(nil)
+	_ gofs.NodeRenamer   = (*dir)(nil)
+)
+
+// fill adds a node for each of files.
+func (d *dir) fill(ctx context.Context, tree *Tree, files []file) {
+	for i := range files {
+		node := &fileNode{file: &files[i], tree: tree, born: d.born}
+		d.AddChild(files[i].name, d.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
+	}
+}
+
+// addDir adds a folder.
+func (d *dir) addDir(ctx context.Context, name string, child gofs.InodeEmbedder) {
+	d.AddChild(name, d.NewPersistentInode(ctx, child, gofs.StableAttr{Mode: fuse.S_IFDIR}), false)
+}
+
+// Getattr describes the folder.
+func (d *dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode, out.Nlink = 0o555, 2
+	out.SetTimes(&d.born, &d.born, &d.born)
+	return 0
+}
+
+// Setattr refuses everything but new times, which it forgets.
+func (d *dir) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		return syscall.EPERM
+	}
+	return d.Getattr(ctx, h, out)
+}
+
+// Create refuses.
+func (*dir) Create(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
+	return nil, nil, 0, syscall.EPERM
+}
+
+// Tmpfile refuses.
+func (*dir) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
+	return nil, nil, 0, syscall.EPERM
+}
+
+// Mkdir refuses.
+func (*dir) Mkdir(context.Context, string, uint32, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	return nil, syscall.EPERM
+}
+
+// Mknod refuses.
+func (*dir) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	return nil, syscall.EPERM
+}
+
+// Link refuses.
+func (*dir) Link(context.Context, gofs.InodeEmbedder, string, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	return nil, syscall.EPERM
+}
+
+// Symlink refuses.
+func (*dir) Symlink(context.Context, string, string, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	return nil, syscall.EPERM
+}
+
+// Unlink refuses.
+func (*dir) Unlink(context.Context, string) syscall.Errno { return syscall.EPERM }
+
+// Rmdir refuses.
+func (*dir) Rmdir(context.Context, string) syscall.Errno { return syscall.EPERM }
+
+// Rename refuses.
+func (*dir) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32) syscall.Errno {
+	return syscall.EPERM
+}
+
+// fileNode is one file of the table.
+type fileNode struct {
+	gofs.Inode
+	file *file
+	tree *Tree
+	born time.Time
+}
+
+var (
+	_ gofs.NodeGetattrer = (*fileNode)(nil)
+	_ gofs.NodeSetattrer = (*fileNode)(nil)
+	_ gofs.NodeOpener    = (*fileNode)(nil)
+	_ gofs.NodeFsyncer   = (*fileNode)(nil)
+)
+
+// Getattr describes the file.
+func (n *fileNode) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode, out.Size, out.Nlink = n.file.mode, n.file.size, 1
+	out.SetTimes(&n.born, &n.born, &n.born)
+	return 0
+}
+
+// Setattr takes a truncation, which is how the O_TRUNC of a shell's > comes,
+// and new times, as if it had done something. Mode and owner are fixed.
+func (n *fileNode) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	switch {
+	case in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
+		return syscall.EPERM
+	case in.Valid&fuse.FATTR_SIZE != 0 && n.file.write == nil:
+		return syscall.EACCES
+	}
+	return n.Getattr(ctx, h, out)
+}
+
+// Open refuses what the file cannot do. The kernel has checked the mode, but
+// lets root pass.
+func (n *fileNode) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	access := flags & unix.O_ACCMODE
+	if access != unix.O_WRONLY && n.file.read == nil || access != unix.O_RDONLY && n.file.write == nil {
+		return nil, 0, syscall.EACCES
+	}
+	return &handle{node: n}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+}
+
+// Fsync has nothing to do: a write has taken effect when it returns.
+func (n *fileNode) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { return 0 }
+
+// handle is an open file.
+type handle struct {
+	node *fileNode
+
+	mu   sync.Mutex
+	text []byte // nil before the first read
+}
+
+var (
+	_ gofs.FileReader = (*handle)(nil)
+	_ gofs.FileWriter = (*handle)(nil)
+)
+
+// Read returns a part of the text. A read at the beginning takes a new one, as
+// a seq_file of procfs does.
+func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadResult, syscall.Errno) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if offset == 0 || h.text == nil {
+		text, err := h.node.file.read(h.node.tree)
+		if err != nil {
+			h.node.tree.Log.Error("read refused", "file", h.node.file.name, "err", err)
+			return nil, errno(err)
+		}
+		h.text = text
+	}
+	from := min(offset, int64(len(h.text)))
+	to := min(from+int64(len(dest)), int64(len(h.text)))
+	return fuse.ReadResultData(h.text[from:to]), 0
+}
+
+// Write is one store, wherever in the file it was meant to go.
+func (h *handle) Write(_ context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
+	if err := h.node.file.write(h.node.tree, data); err != nil {
+		return 0, errno(err)
+	}
+	return uint32(len(data)), 0
+}

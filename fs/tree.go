@@ -1,0 +1,221 @@
+package fs
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"syscall"
+	"time"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"kstat/stats"
+)
+
+// Engine is what the tree asks of whatever sees the packets. Its methods may
+// be called by any goroutine. An error should wrap the errno that the writer
+// of start is to get.
+type Engine interface {
+	Name() string
+	Point() string
+	Started() bool
+	// Start returns when the next packet is sure to be seen, Stop when no
+	// packet is in flight.
+	Start() error
+	Stop() error
+	// Uncounted returns how many packets were seen by the kernel, and not
+	// counted, while started.
+	Uncounted() (uint64, error)
+}
+
+// Tree is the figures as files. All fields must be set.
+type Tree struct {
+	Table   *stats.Table
+	Engine  Engine
+	Names   *stats.Names
+	Version string // of the daemon, for stats.json
+	Log     *slog.Logger
+}
+
+// file is one file of the tree. Its content is made by read and taken by
+// write; nil means that this cannot be done, by nobody.
+type file struct {
+	name  string
+	mode  uint32
+	size  uint64 // what stat shows
+	read  func(*Tree) ([]byte, error)
+	write func(*Tree, []byte) error
+}
+
+// files is the table of files, in the order of the contract. The protocols'
+// folders are beside it, see protocolFiles.
+var files = []file{
+	{name: "nout", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		return line(t.Table.Snapshot().Published(stats.TCP).Packets), nil
+	}},
+	{name: "counter", mode: 0o644, read: func(t *Tree) ([]byte, error) {
+		return line(t.Table.Counter()), nil
+	}, write: (*Tree).storeCounter},
+	{name: "start", mode: 0o644, size: pageSize, read: func(t *Tree) ([]byte, error) {
+		return line(t.started()), nil
+	}, write: (*Tree).storeStart},
+	{name: "reset", mode: 0o200, write: (*Tree).storeReset},
+	{name: "pending", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		return line(t.Table.Snapshot().Pending), nil
+	}},
+	{name: "uncounted", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		n, err := t.Engine.Uncounted()
+		return line(n), err
+	}},
+	{name: "hook", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		return []byte(t.Engine.Point() + "\n"), nil
+	}},
+	{name: "engine", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		return []byte(t.Engine.Name() + "\n"), nil
+	}},
+	{name: "protocols", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		return protocolTable(t.Table.Snapshot(), t.Names), nil
+	}},
+	{name: "stats.json", mode: 0o444, read: func(t *Tree) ([]byte, error) {
+		d, err := t.document()
+		if err != nil {
+			return nil, err
+		}
+		return d.render()
+	}},
+}
+
+// protocolsDir holds a folder per protocol. All of them can be opened; those
+// that were seen are listed.
+const protocolsDir = "proto"
+
+// protocolFiles are the files in the folder of p: both families together, as
+// of the last publication.
+func protocolFiles(p stats.Protocol) []file {
+	figure := func(pick func(stats.Figures) uint64) func(*Tree) ([]byte, error) {
+		return func(t *Tree) ([]byte, error) {
+			return line(pick(t.Table.Snapshot().Published(p))), nil
+		}
+	}
+	return []file{
+		{name: "packets", mode: 0o444, read: figure(func(f stats.Figures) uint64 { return f.Packets })},
+		{name: "bytes", mode: 0o444, read: figure(func(f stats.Figures) uint64 { return f.Bytes })},
+	}
+}
+
+func (t *Tree) storeCounter(text []byte) error {
+	n, err := parseCounter(text)
+	if err != nil {
+		return err
+	}
+	return t.Table.SetCounter(n)
+}
+
+func (t *Tree) storeStart(text []byte) error {
+	on, err := parseSwitch(text)
+	if err != nil {
+		return err
+	}
+	act, done := t.Engine.Stop, "counting stopped"
+	if on {
+		act, done = t.Engine.Start, "counting started"
+	}
+	before := t.Engine.Started()
+	if err := act(); err != nil {
+		t.Log.Error("start refused", "wanted", on, "err", err)
+		return err
+	}
+	if before != on {
+		t.Log.Info(done, "hook", t.Engine.Point(), "engine", t.Engine.Name())
+	}
+	return nil
+}
+
+func (t *Tree) storeReset(text []byte) error {
+	on, err := parseSwitch(text)
+	switch {
+	case err != nil:
+		return err
+	case !on:
+		return syscall.EINVAL
+	}
+	t.Table.Reset()
+	t.Log.Info("figures reset")
+	return nil
+}
+
+func (t *Tree) started() uint32 {
+	if t.Engine.Started() {
+		return 1
+	}
+	return 0
+}
+
+func (t *Tree) document() (*Document, error) {
+	uncounted, err := t.Engine.Uncounted()
+	if err != nil {
+		return nil, err
+	}
+	d := &Document{
+		Schema:    Schema,
+		Start:     int(t.started()),
+		Uncounted: uncounted,
+		Hook:      t.Engine.Point(),
+		Engine:    t.Engine.Name(),
+		PID:       os.Getpid(),
+		Version:   t.Version,
+	}
+	d.fill(t.Table.Snapshot(), t.Names)
+	return d, nil
+}
+
+// root is the tree's top folder. go-fuse calls OnAdd when it is mounted.
+type root struct {
+	dir
+	tree *Tree
+}
+
+var _ gofs.NodeOnAdder = (*root)(nil)
+
+// OnAdd builds the whole tree: no file comes or goes afterwards.
+func (r *root) OnAdd(ctx context.Context) {
+	born := time.Now()
+	r.born = born
+	r.fill(ctx, r.tree, files)
+	protocols := &protocolsNode{dir: dir{born: born}, tree: r.tree}
+	r.addDir(ctx, protocolsDir, protocols)
+	for p := range stats.Other + 1 {
+		d := &dir{born: born}
+		protocols.addDir(ctx, r.tree.Names.Name(p), d)
+		d.fill(ctx, r.tree, protocolFiles(p))
+	}
+}
+
+// protocolsNode is the folder of the protocols' folders.
+type protocolsNode struct {
+	dir
+	tree *Tree
+}
+
+var _ gofs.NodeReaddirer = (*protocolsNode)(nil)
+
+// Readdir lists the protocols whose published figures are not 0.
+func (n *protocolsNode) Readdir(context.Context) (gofs.DirStream, syscall.Errno) {
+	var entries []fuse.DirEntry
+	last := stats.Other + 1
+	for _, row := range n.tree.Table.Snapshot().Rows {
+		p := row.Class.Protocol()
+		if row.Published.Packets == 0 || p == last { // the other family came before
+			continue
+		}
+		last = p
+		name := n.tree.Names.Name(p)
+		entries = append(entries, fuse.DirEntry{
+			Name: name,
+			Mode: fuse.S_IFDIR,
+			Ino:  n.GetChild(name).StableAttr().Ino,
+		})
+	}
+	return gofs.NewListDirStream(entries), 0
+}

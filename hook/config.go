@@ -1,0 +1,114 @@
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// Point is one of netfilter's five places in a packet's way.
+type Point int
+
+// The points, in the kernel's order (enum nf_inet_hooks).
+const (
+	Prerouting  Point = unix.NF_INET_PRE_ROUTING
+	Input       Point = unix.NF_INET_LOCAL_IN
+	Forward     Point = unix.NF_INET_FORWARD
+	Output      Point = unix.NF_INET_LOCAL_OUT
+	Postrouting Point = unix.NF_INET_POST_ROUTING
+)
+
+var pointNames = []string{"prerouting", "input", "forward", "output", "postrouting"}
+
+// String returns the name that nft gives the point.
+func (p Point) String() string { return pointNames[p] }
+
+// ParsePoint returns the point of a name.
+func ParsePoint(name string) (Point, error) {
+	return parseName[Point]("hook", pointNames, name)
+}
+
+// hooknum returns the point as google/nftables wants it.
+func (p Point) hooknum() *nftables.ChainHook {
+	return nftables.ChainHookRef(nftables.ChainHook(p))
+}
+
+// incoming reports whether a packet at p has an input device; behind routing,
+// at the other points, it has an output device.
+func (p Point) incoming() bool { return p == Prerouting || p == Input }
+
+// Families says which address families are counted.
+type Families int
+
+// The choices of address families.
+const (
+	BothFamilies Families = iota
+	OnlyIPv4
+	OnlyIPv6
+)
+
+var familyNames = []string{"both", "ipv4", "ipv6"}
+
+// String returns the choice as the command line spells it.
+func (f Families) String() string { return familyNames[f] }
+
+// ParseFamilies returns the choice of a name.
+func ParseFamilies(name string) (Families, error) {
+	return parseName[Families]("family", familyNames, name)
+}
+
+func parseName[T ~int](what string, names []string, name string) (T, error) {
+	if i := slices.Index(names, name); i >= 0 {
+		return T(i), nil
+	}
+	return 0, fmt.Errorf("no %s %q: take one of %s", what, name, strings.Join(names, ", "))
+}
+
+// DefaultQueueLen is how many packets a queue holds if nobody says otherwise.
+// A burst that is longer passes uncounted.
+const DefaultQueueLen = 8192
+
+// MaxQueueLen is the longest queue that is accepted; its packets would take a
+// gigabyte of kernel memory.
+const MaxQueueLen = 1 << 20
+
+// Config says which packets an engine sees, and how.
+type Config struct {
+	Point           Point
+	Families        Families
+	Queue           uint16 // number of the first queue
+	Queues          int    // how many queues, one per CPU in turn; 0 means 1
+	QueueLen        uint32 // packets per queue; 0 means DefaultQueueLen
+	ExcludeLoopback bool   // leave out what enters or leaves by a loopback device
+
+	// Log is told of what a caller does not learn from an error. nil means
+	// slog.Default().
+	Log *slog.Logger
+}
+
+// withDefaults returns c with its zero values filled in.
+func (c Config) withDefaults() (Config, error) {
+	if c.Queues == 0 {
+		c.Queues = 1
+	}
+	if c.QueueLen == 0 {
+		c.QueueLen = DefaultQueueLen
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	switch {
+	case c.Queues < 0:
+		return c, errors.New("the number of queues is negative")
+	case int(c.Queue)+c.Queues > 1<<16:
+		return c, fmt.Errorf("%d queues from number %d on end behind 65535, the last one", c.Queues, c.Queue)
+	case c.QueueLen > MaxQueueLen:
+		return c, fmt.Errorf("a queue of %d packets is longer than %d", c.QueueLen, MaxQueueLen)
+	}
+	return c, nil
+}

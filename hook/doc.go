@@ -1,0 +1,39 @@
+// Package hook is where packets come from: the netfilter rule that queues
+// them, the NFQUEUE engine that takes them from the queue, counts and accepts
+// them, and the function that tells a packet's protocol from its first bytes.
+//
+// # States
+//
+//	            Start                     Stop
+//	         ┌──────────▶ started ─────────────┐
+//	         │               │                 ▼
+//	New ─▶ stopped ◀─────────┼──────────── stopping
+//	         │               │ reader died
+//	         │ Run ends      ▼ Run ends
+//	         └───────────▶ closed
+//
+// start:  bind and configure every queue, then add the rule. A packet that
+// arrives at the hook after Start returned is queued.
+//
+// stop:  delete the rule, wait until no CPU can still be inside it (an RCU
+// grace period), answer everything that is queued, read the rule's counter a
+// last time, unbind, delete the table. The order matters: a queue that is
+// bound and not yet configured drops packets in spite of the bypass flag, and
+// unbinding a queue, or deleting a base chain, drops what is still queued
+// (net/netfilter/nfnetlink_queue.c, nfqnl_flush).
+//
+// # The packet path
+//
+//	kernel ─▶ rule: counter, queue ─▶ NFQUEUE ─▶ recvmmsg ─▶ walk ─▶ Classify
+//	                                     ▲                              │
+//	                                     └── one verdict a batch ◀── stats.Add
+//
+// go-nfqueue binds, configures and unbinds the queue. Its packet reader gets
+// nothing to do: the netlink socket beneath it is our own (type socket), which
+// takes packets in batches, in place, on a thread of its own, outside of Go's
+// network poller, and hands up only the replies to go-nfqueue's requests.
+//
+// Whatever happens, a panic while counting included, the verdict is ACCEPT.
+// What passed the rule and was not counted shows in [NFQueue.Uncounted],
+// because the kernel counts at the rule as well.
+package hook

@@ -1,0 +1,107 @@
+package hook
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Who holds what: the answers for a person whose start was refused. They are
+// best effort; what cannot be found out is left out of the sentence.
+
+// queueFile lists the queues of this network namespace: number, netlink port
+// of the holder, packets waiting, …. Root of the first user namespace may read
+// it.
+const queueFile = "/proc/thread-self/net/netfilter/nfnetlink_queue"
+
+// queueHolder says who is bound to queue, as "pid 12 (name)", or "" if nobody
+// can be seen to be.
+func queueHolder(queue uint16) string {
+	for _, f := range table(queueFile) {
+		if len(f) >= 2 && f[0] == strconv.Itoa(int(queue)) {
+			return portHolder(f[1])
+		}
+	}
+	return ""
+}
+
+// waiting returns how many packets the queues of this network namespace hold,
+// those of others included, that choose approves of: packets without an
+// answer, whether read or not.
+func waiting(choose func(queue int) bool) (n int) {
+	for _, f := range table(queueFile) {
+		if len(f) < 3 {
+			continue
+		}
+		queue, _ := strconv.Atoi(f[0])
+		held, _ := strconv.Atoi(f[2])
+		if choose(queue) {
+			n += held
+		}
+	}
+	return n
+}
+
+// portHolder says who has the netlink port.
+func portHolder(port string) string {
+	netfilter := strconv.Itoa(unix.NETLINK_NETFILTER)
+	for _, f := range table("/proc/thread-self/net/netlink") { // sk Eth Pid Groups … Inode
+		if len(f) >= 10 && f[1] == netfilter && f[2] == port {
+			if who := socketHolder(f[9]); who != "" {
+				return who
+			}
+		}
+	}
+	return "the process with netlink port " + port
+}
+
+// unixHolder says who has the abstract Unix socket of a name, which begins
+// with an @.
+func unixHolder(name string) string {
+	for _, f := range table("/proc/thread-self/net/unix") { // Num … Inode Path
+		if len(f) >= 8 && f[7] == name {
+			if who := socketHolder(f[6]); who != "" {
+				return who
+			}
+		}
+	}
+	return "a process that this one may not see"
+}
+
+// socketHolder looks for the process that has the socket of an inode open.
+func socketHolder(inode string) string {
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && target == "socket:["+inode+"]" {
+			pid := strings.Split(link, "/")[2]
+			name, _ := os.ReadFile("/proc/" + pid + "/comm")
+			return fmt.Sprintf("pid %s (%s)", pid, bytes.TrimSpace(name))
+		}
+	}
+	return ""
+}
+
+// table reads a file of /proc into lines and fields; none if it cannot be
+// read.
+func table(path string) (rows [][]string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	return fields(f)
+}
+
+func fields(r io.Reader) (rows [][]string) {
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		rows = append(rows, strings.Fields(lines.Text()))
+	}
+	return rows
+}

@@ -1,0 +1,267 @@
+package stats
+
+import (
+	"errors"
+	"math/bits"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// DefaultCounter is how many packets a [Table] waits for between two
+// publications if nobody says otherwise.
+const DefaultCounter = 10
+
+// ErrZeroCounter is returned by [Table.SetCounter] for 0: figures that are
+// published after every 0 packets mean nothing.
+var ErrZeroCounter = errors.New("counter must be 1 or more")
+
+// Packet is what a Table needs to know of one packet.
+type Packet struct {
+	Class Class
+	Bytes uint32 // length at the network layer, header included
+}
+
+// Table counts packets. The zero value is not ready; use [NewTable].
+type Table struct {
+	// write is held for the length of one batch, one SetCounter or one Reset.
+	write sync.Mutex
+	// seq is odd while a writer is inside; readers copy when it is even and
+	// did not move meanwhile.
+	seq atomic.Uint64
+
+	// What follows is written with write held and seq odd, and read by
+	// anybody: hence atomics, which the writer loads and stores but never
+	// needs to add to.
+	counter      atomic.Uint32
+	pending      atomic.Uint64 // < counter
+	counted      atomic.Uint64
+	publications atomic.Uint64
+	seen         [words]atomic.Uint64 // classes whose live figures are not 0
+	live         [NumClasses]cell
+	published    [NumClasses]cell
+	base         [NumClasses]cell // live figures at the last Reset
+
+	// dirty are the classes whose live figures differ from the published
+	// ones. Only writers look at it.
+	dirty [words]uint64
+}
+
+// words is how many 64-bit words hold one bit per class.
+const words = (NumClasses + 63) / 64
+
+// cell is the figures of one class.
+type cell struct{ packets, bytes atomic.Uint64 }
+
+func (c *cell) load() Figures { return Figures{c.packets.Load(), c.bytes.Load()} }
+
+func (c *cell) store(f Figures) {
+	c.packets.Store(f.Packets)
+	c.bytes.Store(f.Bytes)
+}
+
+// NewTable returns a table that publishes after every [DefaultCounter]
+// packets.
+func NewTable() *Table {
+	t := new(Table)
+	t.counter.Store(DefaultCounter)
+	return t
+}
+
+// Add counts the packets of a batch, in their order, and publishes if the
+// batch holds a packet that is due to. It keeps no reference to batch and
+// allocates nothing. Several goroutines may call it at once; a batch is then
+// wholly before or wholly after another.
+//
+// A batch of any size can make several publications due. Nobody can tell them
+// from the last one: the caller releases the packets of a batch only after Add
+// returned, so that all of them arrive at once for whoever looks. Only the
+// last is carried out, which makes a counter of 1 as cheap as any other.
+func (t *Table) Add(batch []Packet) {
+	if len(batch) == 0 {
+		return
+	}
+	t.begin()
+	defer t.end()
+
+	every := uint64(t.counter.Load())
+	arrived := t.pending.Load() + uint64(len(batch))
+	after := arrived % every // packets behind the last publication
+	if arrived < every {
+		t.count(batch)
+	} else {
+		last := len(batch) - int(after)
+		t.count(batch[:last])
+		t.publish()
+		t.publications.Store(t.publications.Load() + arrived/every)
+		t.count(batch[last:])
+	}
+	t.pending.Store(after)
+	t.counted.Store(t.counted.Load() + uint64(len(batch)))
+}
+
+// count adds packets to the live figures. Traffic comes in runs of one class,
+// so a run is summed up before it is stored.
+func (t *Table) count(packets []Packet) {
+	for len(packets) > 0 {
+		class := packets[0].Class
+		var run Figures
+		for _, p := range packets {
+			if p.Class != class {
+				break
+			}
+			run.Packets++
+			run.Bytes += uint64(p.Bytes)
+		}
+		packets = packets[run.Packets:]
+
+		live := &t.live[class]
+		now := live.load()
+		now.Packets += run.Packets
+		now.Bytes += run.Bytes
+		live.store(now)
+
+		word, bit := class/64, uint64(1)<<(class%64)
+		t.dirty[word] |= bit
+		if seen := t.seen[word].Load(); seen&bit == 0 {
+			t.seen[word].Store(seen | bit)
+		}
+	}
+}
+
+// publish copies the live figures that moved since the last publication.
+func (t *Table) publish() {
+	for word, set := range t.dirty {
+		for ; set != 0; set &= set - 1 {
+			class := word*64 + bits.TrailingZeros64(set)
+			t.published[class].store(t.live[class].load())
+		}
+		t.dirty[word] = 0
+	}
+}
+
+// SetCounter makes n the number of packets between two publications. If that
+// many are pending already, the figures are published at once. It returns
+// ErrZeroCounter, and changes nothing, if n is 0.
+func (t *Table) SetCounter(n uint32) error {
+	if n == 0 {
+		return ErrZeroCounter
+	}
+	t.begin()
+	defer t.end()
+	t.counter.Store(n)
+	if t.pending.Load() >= uint64(n) {
+		t.publish()
+		t.publications.Store(t.publications.Load() + 1)
+		t.pending.Store(0)
+	}
+	return nil
+}
+
+// Reset sets every published and pending figure to zero. What [Row.Total] and
+// [Table.Counted] tell goes on from where it was.
+func (t *Table) Reset() {
+	t.begin()
+	defer t.end()
+	t.publish()
+	for class := range t.live {
+		t.base[class].store(t.live[class].load())
+	}
+	t.pending.Store(0)
+}
+
+// Counter returns the number of packets between two publications.
+func (t *Table) Counter() uint32 { return t.counter.Load() }
+
+// Counted returns the number of packets added since the table was made. Reset
+// does not touch it.
+func (t *Table) Counted() uint64 { return t.counted.Load() }
+
+// begin and end enclose every change.
+func (t *Table) begin() {
+	t.write.Lock()
+	t.seq.Add(1)
+}
+
+func (t *Table) end() {
+	t.seq.Add(1)
+	t.write.Unlock()
+}
+
+// Figures is what is counted of one class.
+type Figures struct {
+	Packets uint64
+	Bytes   uint64 // at the network layer, headers included
+}
+
+// Row is what a Snapshot knows of one class.
+type Row struct {
+	Class     Class
+	Published Figures // since the last Reset, as of the last publication
+	Live      Figures // since the last Reset, as of this moment
+	Total     Figures // since the table was made: never decreases
+}
+
+// Snapshot is a Table at one moment: all of its figures belong together.
+type Snapshot struct {
+	Counter      uint32
+	Pending      uint64 // packets since the last publication
+	Publications uint64 // publications since the table was made
+	Rows         []Row  // one per class that ever had a packet, ascending
+}
+
+// Snapshot copies the table. It waits for no lock; a writer that is inside is
+// inside for the length of one batch.
+func (t *Table) Snapshot() *Snapshot {
+	s := &Snapshot{Rows: make([]Row, 0, 16)}
+	for {
+		before := t.seq.Load()
+		if before%2 == 0 {
+			t.copyTo(s)
+			if t.seq.Load() == before {
+				return s
+			}
+		}
+		runtime.Gosched()
+	}
+}
+
+func (t *Table) copyTo(s *Snapshot) {
+	s.Counter = t.counter.Load()
+	s.Pending = t.pending.Load()
+	s.Publications = t.publications.Load()
+	s.Rows = s.Rows[:0]
+	for word := range t.seen {
+		for set := t.seen[word].Load(); set != 0; set &= set - 1 {
+			class := word*64 + bits.TrailingZeros64(set)
+			total, base := t.live[class].load(), t.base[class].load()
+			s.Rows = append(s.Rows, Row{
+				Class:     Class(class),
+				Published: t.published[class].load().minus(base),
+				Live:      total.minus(base),
+				Total:     total,
+			})
+		}
+	}
+}
+
+func (f Figures) minus(g Figures) Figures {
+	return Figures{f.Packets - g.Packets, f.Bytes - g.Bytes}
+}
+
+// Plus returns the sum of f and g.
+func (f Figures) Plus(g Figures) Figures {
+	return Figures{f.Packets + g.Packets, f.Bytes + g.Bytes}
+}
+
+// Published returns the published figures of protocol p in both families
+// together.
+func (s *Snapshot) Published(p Protocol) Figures {
+	var sum Figures
+	for i := range s.Rows {
+		if s.Rows[i].Class.Protocol() == p {
+			sum = sum.Plus(s.Rows[i].Published)
+		}
+	}
+	return sum
+}
