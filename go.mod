@@ -2,6 +2,8 @@ module kstat
 
 go 1.25.0
 
+ignore ./mnt
+
 require (
 	github.com/florianl/go-nfqueue/v2 v2.1.0
 	github.com/google/nftables v0.3.1-0.20251119083706-1db35da82052

@@ -65,10 +65,10 @@ func classifyIPv6(packet []byte) stats.Protocol {
 			}
 			headerLen = (int(rest[1]) + 1) * 8
 		case extAuth:
-			if len(rest) < 2 {
+			if len(rest) < 2 || rest[1] < 1 {
 				return stats.Other
 			}
-			headerLen = (int(rest[1]) + 2) * 4 // RFC 4302, section 2.2
+			headerLen = (int(rest[1]) + 2) * 4 // RFC 4302, section 2.2: 12 bytes at least
 		case extFragment:
 			headerLen = 8
 		}

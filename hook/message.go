@@ -11,7 +11,7 @@ import (
 // What nfnetlink_queue sends and takes: include/uapi/linux/netfilter/nfnetlink.h
 // and nfnetlink_queue.h.
 const (
-	msgPacket       = unix.NFNL_SUBSYS_QUEUE<<8 | 0 // NFQNL_MSG_PACKET
+	msgPacket       = unix.NFNL_SUBSYS_QUEUE << 8   // NFQNL_MSG_PACKET, 0
 	msgConfig       = unix.NFNL_SUBSYS_QUEUE<<8 | 2 // NFQNL_MSG_CONFIG
 	msgVerdictBatch = unix.NFNL_SUBSYS_QUEUE<<8 | 3 // NFQNL_MSG_VERDICT_BATCH
 

@@ -23,8 +23,8 @@ import (
 const copyRange = 128
 
 // ErrClosed is returned by [NFQueue.Start] and [NFQueue.Stop] of an engine
-// that has ended.
-var ErrClosed = errors.New("the engine has ended")
+// that has ended. It wraps ENODEV.
+var ErrClosed = fmt.Errorf("the engine has ended: %w", unix.ENODEV)
 
 // NFQueue is the engine that gets packets from NFQUEUE. Its methods may be
 // called by any goroutine.

@@ -82,7 +82,7 @@ type mmsghdr struct {
 const noReply = 1 << 32 // no sequence number of 32 bits
 
 var (
-	_ netlink.Socket = (*socket)(nil)
+	_ netlink.Socket = (*socket)(nil) //lint:ignore SA1019 see above
 	// go-nfqueue interrupts its reader by a read deadline in the past.
 	_ interface{ SetReadDeadline(time.Time) error } = (*socket)(nil)
 )

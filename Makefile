@@ -1,0 +1,101 @@
+# sudo make run, sudo make test: make help lists the rest.
+#
+# Go is found by tools/go (sudo often hides it); make GO=/path/to/go names one.
+
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: build run demo test race fuzz bench lint fmt check clean help
+.PHONY: summary fmt-check vet staticcheck arrows vuln modules
+
+go := tools/go
+lint := $(go) tool -modfile=tools/lint/go.mod
+
+# A test run must see the kernel, not the cache.
+TESTFLAGS ?= -count=1 -timeout=5m
+PKGS ?= ./...
+FUZZTIME ?= 10s
+
+# kstatd has no C, and AllThreadsSyscall would not work with it.
+export CGO_ENABLED := 0
+# Go would ask git about the checkout at every build, and fail where git does not trust its owner; tools/version copes.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+
+# What root made in somebody's checkout is theirs, so that they can remove it.
+disown := if [ "$$(id -u)" = 0 ]; then chown -hR --reference=. bin; fi
+
+build: ## build bin/kstatd
+	@$(go) build -trimpath -ldflags "-X main.buildVersion=$$(tools/version)" -o bin/kstatd ./cmd/kstatd
+	@$(disown)
+
+run: build ## build, and run it on mnt/kstat until Ctrl-C (needs root; sudo make run)
+	@echo 'kstatd on mnt/kstat; Ctrl-C ends it. What to type next, in another terminal:'
+	@echo
+	@echo '    sudo -s'
+	@echo '    cd $(CURDIR)'
+	@echo '    cat mnt/kstat/nout'
+	@echo '    echo 1 > mnt/kstat/start'
+	@echo '    curl -s http://127.0.0.1:1'
+	@echo '    echo 1 > mnt/kstat/counter'
+	@echo '    cat mnt/kstat/protocols'
+	@echo '    echo 0 > mnt/kstat/start'
+	@echo
+	@exec bin/kstatd --mount mnt/kstat
+
+demo: build ## show it in a network namespace of its own, figures checked
+	@$(go) run ./lab/demo -kstatd bin/kstatd
+
+test: summary ## run every test on the real kernel, each skip named (sudo make test runs more)
+	@bin/summary $(go) test -json $(TESTFLAGS) $(PKGS)
+
+race: export CGO_ENABLED := 1
+race: summary ## run every test under the race detector, stats, hook and fs also on one P (needs gcc)
+	@command -v $${CC:-gcc} >/dev/null || { echo 'race: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }
+	@bin/summary $(go) test -json -race $(TESTFLAGS) $(PKGS)
+	@GOMAXPROCS=1 bin/summary $(go) test -json -race $(TESTFLAGS) ./stats/... ./hook/... ./fs/...
+
+fuzz: ## run every fuzz target for FUZZTIME=10s
+	@tools/fuzz $(FUZZTIME)
+
+bench: build ## measure kstatd beside its peers (needs root; gcc for the peers in C)
+	@$(go) run ./bench -kstatd bin/kstatd
+
+lint: fmt-check vet staticcheck arrows vuln modules ## gofmt, vet, staticcheck, import arrows, govulncheck, modules tidy and verified
+
+vet:
+	$(go) vet ./...
+
+staticcheck:
+	$(lint) staticcheck ./...
+
+arrows:
+	tools/arrows
+
+vuln:
+	tools/vuln
+
+modules:
+	$(go) mod tidy -diff
+	$(go) mod verify
+
+# Not gofmt -l . : mnt/kstat may be mounted, or dead.
+gofiles = $$(find . \( -path ./.git -o -path ./mnt -o -path ./bin \) -prune -o -name '*.go' -print)
+
+fmt: ## format the source
+	@PATH="$$($(go) env GOROOT)/bin:$$PATH"; gofmt -s -w $(gofiles)
+
+fmt-check:
+	@PATH="$$($(go) env GOROOT)/bin:$$PATH"; bad=$$(gofmt -s -l $(gofiles)) || exit 1; \
+	[ -z "$$bad" ] || { echo 'not formatted (make fmt):' $$bad >&2; exit 1; }
+
+check: fmt-check lint test ## fmt-check, lint and test: before a commit
+
+clean: ## remove what was built
+	@rm -rf bin 2>/dev/null || { echo 'clean: bin/ belongs to somebody else (a build under sudo?): sudo make clean' >&2; exit 1; }
+	@find . \( -path ./.git -o -path ./mnt \) -prune -o \( -name '*.test' -o -name '*.prof' \) -type f -exec rm -f {} +
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-12s  %s\n", $$1, $$2 }'
+
+summary:
+	@CGO_ENABLED=0 $(go) build -o bin/summary ./tools/summary
+	@$(disown)
