@@ -355,7 +355,7 @@ func TestStartRefused(t *testing.T) {
 // is well formed, and nout never goes back.
 func TestReadersAndWriters(t *testing.T) {
 	s := serve(t)
-	const each, rounds = 64, 40
+	const each, rounds = 64, 15
 	var writing, reading sync.WaitGroup
 	var done atomic.Bool
 	for w := range each {

@@ -1,0 +1,443 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"kstat/fs"
+	"kstat/hook"
+	"kstat/lab/sandbox"
+	"kstat/lab/traffic"
+	"kstat/stats"
+)
+
+// asDaemon makes this test binary the daemon.
+const asDaemon = "KSTAT_TEST_AS_DAEMON"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asDaemon) != "" {
+		main()
+		return
+	}
+	sandbox.Main(m)
+}
+
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// command returns a kstatd that does not run yet.
+func command(args ...string) *exec.Cmd {
+	cmd := sandbox.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asDaemon+"=1")
+	return cmd
+}
+
+// once runs kstatd to its end.
+func once(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	cmd := command(args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+// running is a kstatd that runs.
+type running struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	dir  string
+	log  bytes.Buffer
+	done chan error
+}
+
+// start starts a kstatd on dir and waits until it says that it is ready, as a
+// service manager would.
+func start(t *testing.T, dir string, args ...string) *running {
+	t.Helper()
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.NFTables, sandbox.FUSE)
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@kstat-test-" + strconv.Itoa(os.Getpid())})
+	must(t, err)
+	defer notify.Close()
+
+	d := &running{t: t, dir: dir, cmd: command(append([]string{"--mount", dir}, args...)...), done: make(chan error, 1)}
+	d.cmd.Env = append(d.cmd.Env, "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	d.cmd.Stderr = &d.log
+	must(t, d.cmd.Start())
+	go func() { d.done <- d.cmd.Wait() }()
+	t.Cleanup(func() {
+		if d.cmd.ProcessState == nil {
+			d.end(unix.SIGTERM)
+		}
+	})
+	must(t, notify.SetReadDeadline(time.Now().Add(30*time.Second)))
+	message := make([]byte, 100)
+	n, err := notify.Read(message)
+	must(t, err)
+	if string(message[:n]) != "READY=1" {
+		t.Fatalf("the daemon says %q; its log:\n%s", message[:n], d.log.String())
+	}
+	return d
+}
+
+// end signals the daemon and waits for its end, which must be a good one.
+func (d *running) end(signal unix.Signal) {
+	d.t.Helper()
+	must(d.t, d.cmd.Process.Signal(signal))
+	if err := <-d.done; err != nil && signal != unix.SIGKILL {
+		d.t.Errorf("the daemon's end: %v; its log:\n%s", err, d.log.String())
+	}
+}
+
+func (d *running) read(name string) string {
+	d.t.Helper()
+	text, err := os.ReadFile(filepath.Join(d.dir, name))
+	must(d.t, err)
+	return string(text)
+}
+
+func (d *running) write(name, text string) {
+	d.t.Helper()
+	must(d.t, os.WriteFile(filepath.Join(d.dir, name), []byte(text), 0))
+}
+
+func (d *running) expect(name, want string) {
+	d.t.Helper()
+	if got := d.read(name); got != want {
+		d.t.Errorf("%s: got %q, want %q", name, got, want)
+	}
+}
+
+func (d *running) document() (doc fs.Document) {
+	d.t.Helper()
+	must(d.t, json.Unmarshal([]byte(d.read("stats.json")), &doc))
+	return doc
+}
+
+// nothingLeft fails if a kstatd that has ended left a table, a queue, a mount
+// or its directory.
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	if tables := kstatTables(t); len(tables) > 0 {
+		t.Error("tables left:", tables)
+	}
+	if queues, err := os.ReadFile("/proc/self/net/netfilter/nfnetlink_queue"); err == nil && len(queues) > 0 {
+		t.Errorf("queues left: %s", queues)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("left:", dir)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	if strings.Contains(string(mounts), dir) {
+		t.Error("still mounted:", dir)
+	}
+}
+
+func kstatTables(t *testing.T) (names []string) {
+	t.Helper()
+	conn, err := nftables.New()
+	must(t, err)
+	tables, err := conn.ListTables()
+	must(t, err)
+	for _, table := range tables {
+		if strings.HasPrefix(table.Name, "kstat") {
+			names = append(names, table.Name)
+		}
+	}
+	return names
+}
+
+func mountDir(t *testing.T) string { return filepath.Join(t.TempDir(), "kstat") }
+
+var lo = netip.MustParseAddr("127.0.0.1")
+
+// TestReadme is what the README shows, from start to end.
+func TestReadme(t *testing.T) {
+	dir := mountDir(t)
+	d := start(t, dir)
+	d.expect("nout", "0\n")
+	d.expect("start", "0\n")
+	closed, err := traffic.ClosedPort(lo)
+	must(t, err)
+	must(t, traffic.TCPConnect(closed, 5))
+	d.expect("pending", "0\n") // not started
+	d.write("start", "1\n")
+	d.expect("start", "1\n")
+	must(t, traffic.TCPConnect(closed, 1), traffic.Ping(lo, 2))
+	d.expect("nout", "0\n")
+	d.expect("pending", "6\n")
+	d.write("counter", "1\n")
+	d.expect("nout", "2\n")
+	d.expect("protocols", `#name            number family      packets           bytes
+icmp                  1 ipv4              4             112
+tcp                   6 ipv4              2             100
+`)
+	must(t, traffic.TCPConnect(closed, 3))
+	d.expect("nout", "8\n")
+	d.write("start", "0")
+	must(t, traffic.TCPConnect(closed, 3))
+	d.expect("nout", "8\n")
+	d.expect("uncounted", "0\n")
+	d.end(unix.SIGTERM)
+	nothingLeft(t, dir)
+	for _, part := range []string{"level=INFO msg=ready", "counting started", "counting stopped", "msg=stopped counted=12"} {
+		if !strings.Contains(d.log.String(), part) {
+			t.Errorf("the log lacks %q:\n%s", part, d.log.String())
+		}
+	}
+}
+
+// TestEndsWhileCounting: either signal ends a daemon that counts, and leaves
+// nothing.
+func TestEndsWhileCounting(t *testing.T) {
+	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+		dir := mountDir(t)
+		d := start(t, dir, "--start", "--counter", "3", "--queue", "7", "--queues", "2")
+		d.expect("start", "1\n")
+		d.expect("counter", "3\n")
+		must(t, traffic.Ping(lo, 2))
+		if pending := d.read("pending"); pending != "1\n" {
+			t.Errorf("pending %q, want 1", pending)
+		}
+		d.end(signal)
+		nothingLeft(t, dir)
+	}
+}
+
+// TestKilledInTheMiddleOfATransfer: the transfer goes on, the table goes with
+// the process, and the next daemon starts on what is left.
+func TestKilledInTheMiddleOfATransfer(t *testing.T) {
+	dir := mountDir(t)
+	d := start(t, dir, "--start")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close()
+	transfer := make(chan error, 1)
+	go func() { transfer <- traffic.Stream(listener, 256<<20) }()
+	for d.document().Live.Bytes < 16<<20 { // it is well under way
+		select {
+		case err := <-transfer:
+			t.Fatal("the transfer ended early:", err)
+		default:
+		}
+	}
+	d.end(unix.SIGKILL)
+	killed := time.Now()
+	for len(kstatTables(t)) > 0 {
+		if time.Since(killed) > time.Second {
+			t.Fatal("the table is still there a second after SIGKILL")
+		}
+	}
+	t.Log("the table was gone", time.Since(killed).Round(time.Microsecond), "after the process")
+
+	next := start(t, dir, "--start")
+	next.expect("start", "1\n")
+	must(t, <-transfer)
+	next.end(unix.SIGTERM)
+	nothingLeft(t, dir)
+}
+
+// TestFlushedRuleset: another process flushes everything, and counting goes
+// on.
+func TestFlushedRuleset(t *testing.T) {
+	d := start(t, mountDir(t), "--start", "--counter", "1")
+	conn, err := nftables.New()
+	must(t, err)
+	conn.FlushRuleset() // what `nft flush ruleset` sends
+	must(t, conn.Flush(), traffic.Ping(lo, 5))
+	d.expect("proto/icmp/packets", "10\n")
+	d.expect("uncounted", "0\n")
+}
+
+// TestExactUnderOverload: reads go on while a queue of 4 overflows, and at
+// rest every packet is accounted for.
+func TestExactUnderOverload(t *testing.T) {
+	d := start(t, mountDir(t), "--start", "--queue-len", "4")
+	peer := sandbox.Veth(t)
+	const sent = 100_000
+	flood := make(chan error, 1)
+	go func() { flood <- traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), sent, 10) }()
+	for flooding := true; flooding; {
+		select {
+		case err := <-flood:
+			must(t, err)
+			flooding = false
+		default:
+		}
+		doc := d.document()
+		if sum := doc.Live.Packets + doc.Uncounted; sum > sent {
+			t.Fatalf("live %d + uncounted %d of %d", doc.Live.Packets, doc.Uncounted, sent)
+		}
+	}
+	d.write("start", "0")
+	doc := d.document()
+	if doc.Live.Packets+doc.Uncounted != sent {
+		t.Errorf("counted %d + uncounted %d, want %d", doc.Live.Packets, doc.Uncounted, sent)
+	}
+	if doc.Uncounted == 0 {
+		t.Error("nothing overflowed: the test tests nothing")
+	}
+	if got := d.read("uncounted"); got != fmt.Sprintln(doc.Uncounted) {
+		t.Errorf("uncounted reads %q, stats.json says %d", got, doc.Uncounted)
+	}
+}
+
+// TestSecondDaemon: it ends at once, names the first, and leaves nothing.
+func TestSecondDaemon(t *testing.T) {
+	dir, other := mountDir(t), mountDir(t)
+	first := start(t, dir, "--queue", "4")
+	pid := fmt.Sprintf("pid %d ", first.cmd.Process.Pid)
+	for what, args := range map[string][]string{
+		"mount point":      {"--mount", dir, "--queue", "5"},
+		"queue 4 is held":  {"--mount", other, "--queue", "4"},
+		"queue 4 is held ": {"--mount", other, "--queue", "3", "--queues", "3"},
+	} {
+		status, _, stderr := once(t, args...)
+		if status != exitFailure || !strings.Contains(stderr, pid) || !strings.Contains(stderr, strings.TrimSpace(what)) {
+			t.Errorf("%s: status %d, want %d; want %q in: %s", what, status, exitFailure, pid, stderr)
+		}
+	}
+	if _, err := os.Lstat(other); err == nil {
+		t.Error("a refused daemon left its mount point")
+	}
+	first.expect("nout", "0\n")
+
+	second := start(t, other, "--queue", "5", "--start", "--hook", "input")
+	first.write("start", "1")
+	must(t, traffic.Ping(lo, 1))
+	for _, d := range []*running{first, second} {
+		d.expect("pending", "2\n")
+	}
+	first.end(unix.SIGTERM)
+	must(t, traffic.Ping(lo, 1))
+	second.expect("pending", "4\n")
+	second.end(unix.SIGTERM)
+	nothingLeft(t, dir)
+	nothingLeft(t, other)
+}
+
+// TestQueueTakenByAStranger: at the start of the daemon, and at the start of
+// counting.
+func TestQueueTakenByAStranger(t *testing.T) {
+	sandbox.Need(t, sandbox.Root) // who holds a queue is root's to see
+	stranger := func() *hook.NFQueue {
+		e, err := hook.New(hook.Config{Point: hook.Forward, Queue: 1}, stats.NewTable())
+		must(t, err, e.Start())
+		return e
+	}
+	e := stranger()
+	dir := mountDir(t)
+	status, _, stderr := once(t, "--mount", dir, "--queue", "1", "--start")
+	if status != exitFailure || !strings.Contains(stderr, fmt.Sprintf("pid %d ", os.Getpid())) {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("the refused daemon left its mount point")
+	}
+	must(t, e.Close())
+	nothingLeft(t, dir)
+}
+
+func TestStartUpFails(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o644))
+	status, _, stderr := once(t, "--mount", file)
+	if status != exitFailure || !strings.Contains(stderr, "not a directory") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{"--queue", "65536"}, {"--queue", "-1"}, {"--queue", "x"}, {"--queues", "0"}, {"--queue", "65535", "--queues", "2"},
+		{"--queue-len", "0"}, {"--queue-len", "9999999"}, {"--counter", "0"}, {"--counter", "4294967296"}, {"--hook", "ingress"},
+		{"--family", "arp"}, {"--mount", ""}, {"--mount"}, {"--no-such-flag"}, {"argument"}, {"--start=perhaps"},
+	} {
+		status, stdout, stderr := once(t, args...)
+		if status != exitUsage || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "kstatd: ") {
+			t.Errorf("%q: status %d, stdout %q, stderr %q; want status 2 and one line", args, status, stdout, stderr)
+		}
+	}
+	status, stdout, stderr := once(t, "--help")
+	if status != 0 || stderr != "" {
+		t.Errorf("--help: status %d, stderr %q", status, stderr)
+	}
+	for _, name := range []string{"mount DIR", "hook HOOK", "family FAMILY", "queue N", "queues N", "queue-len N", "counter N", "start", "exclude-loopback", "version"} {
+		if !strings.Contains(stdout, "--"+name+" ") {
+			t.Errorf("--help does not tell of %s:\n%s", name, stdout)
+		}
+	}
+	if status, stdout, _ := once(t, "--version"); status != 0 || !strings.HasPrefix(stdout, "kstatd ") || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("--version: status %d, %q", status, stdout)
+	}
+}
+
+func TestNotPrivileged(t *testing.T) {
+	sandbox.Need(t, sandbox.Root)
+	// The test binary is in a directory that only root may enter.
+	exe := filepath.Join("/tmp", fmt.Sprintf("kstatd-test-%d", os.Getpid()))
+	text, err := os.ReadFile("/proc/self/exe")
+	must(t, err, os.WriteFile(exe, text, 0o755))
+	defer os.Remove(exe)
+	cmd := sandbox.AsUser(sandbox.Command(exe, "--mount", "/tmp/never"), 65534)
+	cmd.Env = append(os.Environ(), asDaemon+"=1")
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != exitFailure || bytes.Count(out, []byte("\n")) != 1 {
+		t.Errorf("%v: %s", err, out)
+	}
+	for _, part := range []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN", "sudo"} {
+		if !strings.Contains(string(out), part) {
+			t.Errorf("no %s in: %s", part, out)
+		}
+	}
+}
+
+// TestJournal: with the journal at the other end, each line begins with its
+// level and has no time of its own.
+func TestJournal(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	var st unix.Stat_t
+	must(t, unix.Fstat(int(w.Fd()), &st))
+	cmd := command("--mount", mountDir(t), "--start")
+	cmd.Stderr = w
+	cmd.Env = append(cmd.Env, fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino))
+	must(t, cmd.Start(), w.Close())
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		if !strings.HasPrefix(lines.Text(), "<6>msg=") {
+			t.Errorf("a line that is not the journal's: %q", lines.Text())
+		}
+		if strings.Contains(lines.Text(), "msg=ready") {
+			must(t, cmd.Process.Signal(unix.SIGTERM))
+		}
+	}
+	must(t, cmd.Wait())
+}
