@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -332,12 +333,15 @@ func openQueue(c Config, number uint16, sink func([]stats.Packet), fail func(err
 }
 
 // bindError explains why a queue could not be bound. A queue that another
-// socket holds gives EPERM, as does a missing capability.
+// socket holds gives EPERM, as does a missing capability; but that one fails an
+// earlier step, which only go-nfqueue's words tell.
 func bindError(number uint16, err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY) {
-		if who := queueHolder(number); who != "" {
-			return errQueueTaken(number, who)
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EPERM) && strings.Contains(err.Error(), "requested queue") {
+		who := queueHolder(number)
+		if who == "" {
+			who = unseen
 		}
+		return errQueueTaken(number, who)
 	}
 	return fmt.Errorf("queue %d: %w", number, err)
 }

@@ -1,0 +1,163 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// A Thing is something of the machine's that a test cannot do without.
+type Thing int
+
+const (
+	// Namespaces: this process is in a sandbox. Name it in every test that
+	// sends packets, adds rules or mounts.
+	Namespaces Thing = iota
+	// NFQueue: the kernel has nfnetlink_queue, and we may use it here.
+	NFQueue
+	// NFTables: the kernel has nf_tables, and we may use it here.
+	NFTables
+	// FUSE: /dev/fuse is open to us, and we may mount such a file system.
+	FUSE
+	// Root: we can become another user, as [AsUser] does; the root of a user
+	// namespace that maps only one cannot.
+	Root
+	// IPv6: lo has ::1.
+	IPv6
+)
+
+// things says for each Thing what it is called, how its presence is proved,
+// and what a person can do who misses it. It is never written.
+var things = [...]struct {
+	name  string
+	probe func() error
+	cure  string
+}{
+	Namespaces: {"Namespaces", probeNamespaces, "run as root, or permit user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"},
+	NFQueue:    {"NFQueue", probeNFQueue, "load nfnetlink_queue, and run with CAP_NET_ADMIN"},
+	NFTables:   {"NFTables", probeNFTables, "load nf_tables, and run with CAP_NET_ADMIN"},
+	FUSE:       {"FUSE", probeFUSE, "run as root, or load fuse and make /dev/fuse 0666"},
+	Root:       {"Root", probeRoot, "run as root, outside any user namespace"},
+	IPv6:       {"IPv6", probeIPv6, "boot without ipv6.disable=1, and set sysctl net.ipv6.conf.lo.disable_ipv6=0"},
+}
+
+// String returns the name of the constant.
+func (t Thing) String() string { return things[t].name }
+
+// Need skips the test if the machine lacks one of the things, and says which,
+// why, and what to do about it. If the environment has KSTAT_REQUIRE=1, it
+// fails the test instead.
+func Need(tb testing.TB, needed ...Thing) {
+	tb.Helper()
+	for _, t := range needed {
+		err := Missing(t)
+		if err == nil {
+			continue
+		}
+		if os.Getenv("KSTAT_REQUIRE") == "1" {
+			tb.Fatal(err)
+		}
+		tb.Skip(err)
+	}
+}
+
+// Missing tries whether the thing is there, and returns nil if it is. If not,
+// the error wraps what the kernel said, mostly a [syscall.Errno], and ends
+// with what a person can do.
+func Missing(t Thing) error {
+	if err := things[t].probe(); err != nil {
+		return fmt.Errorf("needs %v: %w; %s", t, err, things[t].cure)
+	}
+	return nil
+}
+
+func probeNamespaces() error {
+	switch {
+	case refused != nil:
+		return refused
+	case !entered():
+		return errOutside
+	}
+	return nil
+}
+
+// From linux/netfilter/nfnetlink_queue.h; golang.org/x/sys/unix lacks them.
+const (
+	nfqnlMsgConfig    = 2 // NFQNL_MSG_CONFIG
+	nfqaCfgCmd        = 1 // NFQA_CFG_CMD
+	nfqnlCfgCmdPFBind = 3 // NFQNL_CFG_CMD_PF_BIND
+)
+
+// probeNFQueue sends NFQNL_CFG_CMD_PF_BIND, which has had no effect since
+// Linux 3.8 (net/netfilter/nfnetlink_queue.c) but must be understood. Without
+// the module, nfnetlink answers EINVAL.
+func probeNFQueue() error {
+	command := []byte{nfqnlCfgCmdPFBind, 0, 0, unix.AF_INET} // struct nfqnl_msg_config_cmd
+	err := nfnetlink(unix.NFNL_SUBSYS_QUEUE, nfqnlMsgConfig, nl.NewRtAttr(nfqaCfgCmd, command))
+	if err != nil {
+		return fmt.Errorf("ask nfnetlink_queue: %w", err)
+	}
+	return nil
+}
+
+// probeNFTables asks for the generation of the rule set.
+func probeNFTables() error {
+	if err := nfnetlink(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETGEN); err != nil {
+		return fmt.Errorf("ask nf_tables: %w", err)
+	}
+	return nil
+}
+
+// nfnetlink sends one request and returns the error of its acknowledgement.
+func nfnetlink(subsystem, message int, attributes ...nl.NetlinkRequestData) error {
+	r := nl.NewNetlinkRequest(subsystem<<8|message, unix.NLM_F_ACK)
+	r.AddData(&nl.Nfgenmsg{})
+	for _, a := range attributes {
+		r.AddData(a)
+	}
+	_, err := r.Execute(unix.NETLINK_NETFILTER, 0)
+	return err
+}
+
+// probeFUSE opens the device, and a mount that it never makes: fsopen(2) wants
+// the right to mount, and knows the file system.
+func probeFUSE() error {
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	device.Close()
+	mount, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen fuse: %w", err)
+	}
+	return unix.Close(mount)
+}
+
+// probeRoot starts "/" as nobody. The change of user comes before exec, and no
+// exec of a directory succeeds: it is refused with EACCES after all went well.
+func probeRoot() error {
+	_, err := syscall.ForkExec("/", []string{"/"}, &syscall.ProcAttr{
+		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: Nobody, Gid: Nobody}},
+	})
+	if err != syscall.EACCES {
+		return fmt.Errorf("become user %d: %w", Nobody, err)
+	}
+	return nil
+}
+
+func probeIPv6() error {
+	s, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open an IPv6 socket: %w", err)
+	}
+	defer unix.Close(s)
+	if err := unix.Bind(s, &unix.SockaddrInet6{Addr: [16]byte{15: 1}}); err != nil {
+		return fmt.Errorf("bind to ::1: %w", err)
+	}
+	return nil
+}
