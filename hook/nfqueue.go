@@ -154,6 +154,9 @@ func (e *NFQueue) stopLocked() error {
 		return nil
 	}
 	missed, err := e.session.close()
+	if n := e.session.refused(); n > 0 {
+		e.config.Log.Warn("packets were gone before they were accepted: somebody deleted a base chain", "verdicts", n)
+	}
 	e.missed += missed
 	e.session = nil
 	e.started.Store(false)
@@ -250,6 +253,14 @@ func (s *session) uncounted() (uint64, error) {
 	onItsWay := uint64(waiting(s.holds))
 	counted := s.table.Counted() - s.before + onItsWay
 	return seen - min(seen, counted), nil
+}
+
+// refused returns how many verdicts found none of their packets.
+func (s *session) refused() (n uint64) {
+	for _, q := range s.queues {
+		n += q.socket.refused.Load()
+	}
+	return n
 }
 
 // holds reports whether the session is bound to the queue of a number.

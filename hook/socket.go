@@ -71,6 +71,7 @@ type socket struct {
 	headers [batchLen]mmsghdr
 	packets [batchLen]stats.Packet
 	verdict [verdictLen]byte
+	yielded time.Time
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -80,6 +81,13 @@ type mmsghdr struct {
 }
 
 const noReply = 1 << 32 // no sequence number of 32 bits
+
+// yieldEvery is how often the reader gives way to Go's scheduler, at least
+// when it is about to wait. A goroutine that has not done so for 10 ms is
+// taken for one that hogs its processor: the runtime then takes that away as
+// soon as a receive blocks, and the next packet pays for getting it back with
+// two futex calls and the threads that they wake.
+const yieldEvery = 4 * time.Millisecond
 
 var (
 	_ netlink.Socket = (*socket)(nil) //lint:ignore SA1019 see above
@@ -150,11 +158,11 @@ func (s *socket) prepare(queueLen uint32) error {
 }
 
 // Receive counts and accepts packets until the awaited reply has come, which
-// it returns, or until it is told to stop. The thread is kept from other
-// goroutines meanwhile, so that a packet wakes exactly this one.
+// it returns, or until it is told to stop.
+//
+// It sits in system calls and so has a thread to itself, without being locked
+// to one: a locked goroutine that gives way costs two switches of threads.
 func (s *socket) Receive() ([]netlink.Message, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	for {
 		n, err := s.receiveBatch()
 		if err != nil {
@@ -186,13 +194,18 @@ func (s *socket) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	}
 }
 
-// receiveBatch fills s.headers and returns how many. While packets are there
-// to be read it never blocks, and so need not tell Go's scheduler that it
-// might.
+// receiveBatch fills s.headers and returns how many.
+//
+// It asks twice. The first call does not block, so Go's scheduler need not be
+// told of it (RawSyscall), and while packets keep coming it is the only one.
 func (s *socket) receiveBatch() (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd),
 		uintptr(unsafe.Pointer(&s.headers[0])), batchLen, unix.MSG_DONTWAIT, 0, 0)
 	for errno == unix.EAGAIN || errno == unix.EINTR || errno == unix.ENOBUFS {
+		if now := time.Now(); now.Sub(s.yielded) > yieldEvery {
+			s.yielded = now
+			runtime.Gosched()
+		}
 		n, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd),
 			uintptr(unsafe.Pointer(&s.headers[0])), batchLen, unix.MSG_WAITFORONE, 0, 0)
 	}
@@ -247,11 +260,13 @@ func (s *socket) count(packets []stats.Packet) {
 }
 
 // accept answers every packet up to id. The kernel sends those packets on
-// their way inside this call.
+// their way inside this call, a tenth of a millisecond for a full batch. It
+// does not wait for anything, and Go's scheduler is not told of it either: on
+// a busy CPU that would cost as much as the rest of the reader.
 func (s *socket) accept(id uint32) {
 	setVerdictID(&s.verdict, id)
 	for {
-		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(s.fd),
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd),
 			uintptr(unsafe.Pointer(&s.verdict[0])), verdictLen, 0, 0, 0)
 		switch errno {
 		case 0:
