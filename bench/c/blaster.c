@@ -1,0 +1,76 @@
+/*
+ * blaster - sends small UDP packets over loopback, as fast as it can or at a given rate.
+ *
+ *   blaster SECONDS PACKETS_PER_SECOND(0: no limit) CPU [PORT]
+ *
+ * PORT is a sink: a socket whose filter drops everything, so that receiving costs next to nothing. Without PORT the blaster
+ * opens one itself, which is gone when it ends: what still waits in a queue then causes ICMP errors, more packets.
+ * The send buffer is huge: packets that wait in a queue are charged to it, and a sender that blocks there would never overrun one.
+ * Prints "sent N ns T" at the end.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <linux/filter.h>
+#include <sys/socket.h>
+
+#include "measure.h"
+
+#define BATCH 64
+#define PAYLOAD 18 /* 46 bytes of IP, what the smallest Ethernet frame carries */
+
+static int open_sink(struct sockaddr_in *addr)
+{
+	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog program = { 1, &drop };
+	socklen_t len = sizeof(*addr);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) ||
+	    bind(fd, (void *)addr, len) || getsockname(fd, (void *)addr, &len))
+		die("sink");
+	return fd;
+}
+
+int main(int argc, char **argv)
+{
+	static char payload[PAYLOAD];
+	struct iovec iov = { payload, sizeof(payload) };
+	struct mmsghdr msgs[BATCH];
+	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int buffer = 512 << 20, fd = socket(AF_INET, SOCK_DGRAM, 0);
+	uint64_t start, end, t, sent = 0;
+	double rate;
+
+	if (argc < 4) {
+		fprintf(stderr, "usage: blaster SECONDS PACKETS_PER_SECOND CPU [PORT]\n");
+		return 2;
+	}
+	rate = atof(argv[2]);
+	pin(atoi(argv[3]));
+	if (argc > 4)
+		addr.sin_port = htons(atoi(argv[4]));
+	else
+		open_sink(&addr);
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof(buffer)) || connect(fd, (void *)&addr, sizeof(addr)))
+		die("socket");
+	memset(msgs, 0, sizeof(msgs));
+	for (int i = 0; i < BATCH; i++)
+		msgs[i].msg_hdr = (struct msghdr){ .msg_iov = &iov, .msg_iovlen = 1 };
+
+	start = now();
+	end = start + atof(argv[1]) * 1e9;
+	while ((t = now()) < end) {
+		int n;
+
+		/* Pacing spins: a sleep would be coarser than a burst, and the core is the blaster's own. */
+		if (rate > 0 && sent > (t - start) * rate / 1e9)
+			continue;
+		n = sendmmsg(fd, msgs, BATCH, 0);
+		if (n > 0)
+			sent += n;
+		else if (errno != ENOBUFS && errno != EAGAIN && errno != EPERM)
+			die("sendmmsg");
+	}
+	printf("sent %lu ns %lu\n", sent, now() - start);
+	return 0;
+}

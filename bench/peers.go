@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	none   = "none"
+	floor  = "C floor"
+	stock  = "go-nfqueue as it comes"
+	kstatd = "kstatd"
+)
+
+const (
+	queueNumber = 7
+	copyRange   = 128      // enough for the protocol behind any header chain that occurs
+	readBuffer  = 64 << 20 // bytes: a full queue of messages with room to spare
+)
+
+// tally is what a consumer saw since it started; exact when its queue is empty.
+type tally struct {
+	counted   uint64
+	uncounted uint64
+}
+
+// consumer counts the packets of the bench's network namespace.
+type consumer interface {
+	tally() (tally, error)
+	// stop takes the rule away, then the process.
+	stop() error
+}
+
+// with starts a peer, lets use measure, and stops it.
+func (l *lab) with(ctx context.Context, peer string, use func(consumer) (sample, error)) (out sample, err error) {
+	c, err := l.startPeer(ctx, peer)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.stop()) }()
+	return use(c)
+}
+
+// peerSubjects is one subject per peer that measures the same thing.
+func (l *lab) peerSubjects(use func(context.Context, consumer) (sample, error), peers ...string) []subject {
+	var out []subject
+	for _, name := range peers {
+		out = append(out, subject{name, func(ctx context.Context) (sample, error) {
+			return l.with(ctx, name, func(c consumer) (sample, error) { return use(ctx, c) })
+		}})
+	}
+	return out
+}
+
+func (l *lab) startPeer(ctx context.Context, peer string) (consumer, error) {
+	switch peer {
+	case none:
+		return absent{}, nil
+	case floor:
+		return l.startPlain(ctx, l.tools.path("floor"))
+	case stock:
+		return l.startPlain(ctx, l.tools.path("stock"))
+	case kstatd:
+		return l.startKstatd(ctx)
+	}
+	return nil, fmt.Errorf("no peer %q", peer)
+}
+
+// absent is the peer "none": nothing in the way, nothing counted.
+type absent struct{}
+
+func (absent) tally() (tally, error) { return tally{}, nil }
+func (absent) stop() error           { return nil }
+
+// plain is floor or stock: a program that says "ready", and its figures on SIGUSR1.
+type plain struct {
+	*process
+}
+
+func (l *lab) startPlain(ctx context.Context, path string) (consumer, error) {
+	p, err := start(ctx, l.consumerCPU, nil, path,
+		strconv.Itoa(queueNumber), strconv.Itoa(l.queueLen), strconv.Itoa(copyRange), strconv.Itoa(readBuffer))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.line(patience); err != nil {
+		return nil, err
+	}
+	if err := addRule(queueNumber); err != nil {
+		return nil, errors.Join(err, p.stop())
+	}
+	return plain{p}, nil
+}
+
+func (p plain) tally() (tally, error) {
+	// A SIGUSR1 between the look at the flag and the receive is noticed at the receive's next timeout.
+	if err := p.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		return tally{}, fmt.Errorf("ask %s: %w", p.name, err)
+	}
+	text, err := p.line(patience)
+	if err != nil {
+		return tally{}, err
+	}
+	got, err := figures(text)
+	if err != nil {
+		return tally{}, err
+	}
+	passed, err := seen(peerTable)
+	if err != nil {
+		return tally{}, err
+	}
+	return tally{counted: got["counted"], uncounted: passed - got["counted"]}, nil
+}
+
+func (p plain) stop() error {
+	return errors.Join(removeRule(), p.process.stop())
+}
+
+// drain waits until the consumer has answered every packet and answers how long that took.
+func drain(ctx context.Context) (time.Duration, error) {
+	var n int
+	var err error
+	for began := time.Now(); time.Since(began) < patience; {
+		n, err = waiting()
+		if err != nil || n == 0 {
+			return time.Since(began), err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return 0, fmt.Errorf("%d packets still queued after %v", n, patience)
+}

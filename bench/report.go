@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// target is what a figure is meant to reach.
+type target struct {
+	text string
+	met  func(series) bool
+}
+
+func atLeast(v float64) *target {
+	return &target{"≥ " + format(v), func(s series) bool { return s.median() >= v }}
+}
+
+func atMost(v float64) *target {
+	return &target{"≤ " + format(v), func(s series) bool { return s.median() <= v }}
+}
+
+// exactly asks every round, not the median.
+func exactly(v float64) *target {
+	return &target{"exactly " + format(v), func(s series) bool { return slices.Min(s) == v && slices.Max(s) == v }}
+}
+
+// line is one figure of the report.
+type line struct {
+	what     string
+	unit     string
+	values   series
+	target   *target // nil: a figure to know
+	must     bool    // missing the target is an error, not a matter of time
+	missing  error   // why there are no values
+	optional bool    // missing is no failure
+}
+
+func (l line) measured() bool { return l.missing == nil && len(l.values) > 0 }
+
+func (l line) mark() string {
+	switch {
+	case !l.measured():
+		return "NOT MEASURED"
+	case l.target == nil:
+		return ""
+	case l.target.met(l.values):
+		return "pass"
+	}
+	return "**FAIL**"
+}
+
+// cells are the columns after the first.
+func (l line) cells() string {
+	if !l.measured() {
+		reason := "no value"
+		if l.missing != nil {
+			reason = strings.Join(strings.Fields(l.missing.Error()), " ")
+		}
+		return fmt.Sprintf("| – | – | NOT MEASURED: %s |", strings.ReplaceAll(reason, "|", `\|`))
+	}
+	return fmt.Sprintf("| %s | %s–%s | %s |", format(l.values.median()), format(slices.Min(l.values)), format(slices.Max(l.values)), l.unit)
+}
+
+type section struct {
+	name  string
+	lines []line
+}
+
+// report is everything that was measured in one run.
+type report struct {
+	options  options
+	command  string
+	sections []section
+}
+
+func (r report) write(w io.Writer) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# kstatd, side by side\n\nMade by `%s`\n\n", r.command)
+	writeMachine(&b)
+	r.writeConditions(&b)
+	fmt.Fprint(&b, "\n## Targets\n\n| what | target | median | min–max | unit | |\n| --- | --- | --: | --: | --- | --- |\n")
+	for _, s := range r.sections {
+		for _, l := range s.lines {
+			if l.target != nil {
+				fmt.Fprintf(&b, "| %s | %s %s %s |\n", l.what, l.target.text, l.cells(), l.mark())
+			}
+		}
+	}
+	for _, s := range r.sections {
+		fmt.Fprintf(&b, "\n## %s\n\n| what | median | min–max | unit |\n| --- | --: | --: | --- |\n", s.name)
+		for _, l := range s.lines {
+			fmt.Fprintf(&b, "| %s %s\n", l.what, l.cells())
+		}
+	}
+	r.writeLimits(&b)
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+func writeMachine(b *bytes.Buffer) {
+	var uts unix.Utsname
+	kernel := "unknown"
+	if err := unix.Uname(&uts); err == nil {
+		kernel = unix.ByteSliceToString(uts.Release[:]) + ", " + unix.ByteSliceToString(uts.Machine[:])
+	}
+	fmt.Fprintf(b, "| | |\n| --- | --- |\n| CPU | %s, %d cores |\n| kernel | Linux %s |\n| Go | %s |\n| date | %s |\n| load averages at the end | %s |\n",
+		cpuModel(), runtime.NumCPU(), kernel, runtime.Version(), time.Now().UTC().Format("2006-01-02 15:04 UTC"), loadAverage())
+}
+
+func (r report) writeConditions(b *bytes.Buffer) {
+	fmt.Fprintf(b, `
+Medians of %d interleaved rounds; a ratio is the median of the per-round ratios. Floods and streams last %v.
+Traffic comes from CPU 0, every consumer is pinned to CPU 1 alike, and a Go consumer runs with GOMAXPROCS=1 then; in the
+rows marked "not pinned" consumers are where the scheduler puts them. All have a queue of %d packets, a copy range of
+%d bytes, a receive buffer of %d MiB, fail-open and GSO; of these kstatd is told the queue length, the rest is its own
+choice. kstatd publishes every %d packets.
+`, r.options.numRounds, r.options.flooding, r.options.queueLen, copyRange, readBuffer>>20, r.options.counter)
+}
+
+func (r report) writeLimits(b *bytes.Buffer) {
+	fmt.Fprint(b, `
+## What this leaves out
+
+- Two cores, one of them kept for the traffic: nothing here says how figures grow with cores, queues or flows.
+- Loopback (and a veth pair): no network card, no interrupts, no offload but GSO. A packet's onward way runs inside the
+  consumer's verdict, so on loopback receiving is paid by the consumer's CPU; without a rule the sender's CPU pays.
+- One flow of 46-byte UDP packets whose receiver drops them in a socket filter, IPv4 only. Real receivers cost more,
+  which makes any consumer look better than here.
+- Pinning changes the comparison, so two rows are measured both ways. On one CPU the Go runtime's poller cannot run
+  beside the sender, which makes go-nfqueue as it comes faster than it is on a machine that nobody pins. Not pinned, the
+  scheduler may put a consumer beside the idle sender, and a wake-up on the same CPU is cheaper than one across.
+- "None uncounted" is what a queue of this length absorbs for the length of a flood: a stall of the machine that is
+  longer than the queue shows as loss, whoever consumes. Where full speed overruns a consumer, the rate is searched
+  by bisection in six floods of a quarter of the length, so it is known to a sixty-fourth of the offered rate.
+- The machine may be shared: compare within this run, not with another's.
+- Allocations come from a test of package hook in its own process, once, not from the daemon under the flood.
+- At rest, readers of nout sit on the other CPU than the server; under the flood they are where the scheduler puts them,
+  which may be beside the server, where a wake-up is cheaper: the two are not to be compared.
+- Memory is user space only; the kernel's queue and socket buffer are not in it.
+- Other rules, conntrack and cgroups on a busy host are not here.
+`)
+}
+
+// status is the exit status: wrong sums weigh more than missing figures.
+func (r report) status() (int, error) {
+	var wrong, missing []error
+	for _, s := range r.sections {
+		for _, l := range s.lines {
+			switch {
+			case !l.measured() && !l.optional:
+				missing = append(missing, fmt.Errorf("not measured: %s", l.what))
+			case l.measured() && l.must && !l.target.met(l.values):
+				wrong = append(wrong, fmt.Errorf("%s: %v, want %s", l.what, l.values, l.target.text))
+			}
+		}
+	}
+	if len(wrong) > 0 {
+		return 1, errors.Join(wrong...)
+	}
+	if len(missing) > 0 {
+		return 2, errors.Join(missing...)
+	}
+	return 0, nil
+}
+
+// format gives a figure three digits or whole thousands.
+func format(v float64) string {
+	abs := max(v, -v)
+	switch {
+	case abs >= 1000:
+		return thousands(int64(v))
+	case v == float64(int64(v)):
+		return strconv.FormatInt(int64(v), 10)
+	case abs >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case abs >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	case abs >= 0.1:
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 2, 64)
+}
+
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func cpuModel() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown CPU"
+	}
+	for l := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown CPU"
+}
+
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(text))
+}

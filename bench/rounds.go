@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+)
+
+// sample is what one subject measured in one round, by the figure's name.
+type sample map[string]float64
+
+// subject is one side of a comparison.
+type subject struct {
+	name string
+	// run starts what it needs, measures once and leaves nothing behind.
+	run func(context.Context) (sample, error)
+}
+
+// table holds the samples of a row, one per round and subject.
+type table struct {
+	samples map[string][]sample
+	failed  map[string]error
+}
+
+// rounds lets every subject run once a round, in an order that rotates. A subject that fails is out of the row: figures
+// of the rounds it survived would be of another condition than the others'.
+func (l *lab) rounds(ctx context.Context, row string, n int, subjects ...subject) *table {
+	t := &table{samples: make(map[string][]sample), failed: make(map[string]error)}
+	for r := range n {
+		for i := range subjects {
+			s := subjects[(i+r)%len(subjects)]
+			if t.failed[s.name] != nil {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				t.failed[s.name] = err
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "bench: %s: round %d/%d: %s\n", row, r+1, n, s.name)
+			got, err := s.run(ctx)
+			if err != nil {
+				t.failed[s.name] = err
+				fmt.Fprintf(os.Stderr, "bench: %s: %s: %v\n", row, s.name, err)
+				continue
+			}
+			t.samples[s.name] = append(t.samples[s.name], got)
+		}
+	}
+	return t
+}
+
+// series answers one figure of a subject over the rounds, or why there is none.
+func (t *table) series(subject, figure string) (series, error) {
+	if err := t.failed[subject]; err != nil {
+		return nil, err
+	}
+	var out series
+	for _, s := range t.samples[subject] {
+		v, ok := s[figure]
+		if !ok {
+			return nil, fmt.Errorf("no figure %q of %s", figure, subject)
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// line is the report's line of one figure.
+func (t *table) line(subject, figure, what, unit string) line {
+	values, err := t.series(subject, figure)
+	return line{what: what + ": " + subject, unit: unit, values: values, missing: err}
+}
+
+// ratio is the report's line of one figure of a over that of b, with its target if there is one.
+func (t *table) ratio(a, b, figure, what string, target *target) line {
+	out := line{what: fmt.Sprintf("%s: %s ÷ %s", what, a, b), unit: "ratio", target: target}
+	above, err := t.series(a, figure)
+	if err != nil {
+		out.missing = err
+		return out
+	}
+	below, err := t.series(b, figure)
+	if err != nil {
+		out.missing = err
+		return out
+	}
+	out.values = above.over(below)
+	if len(out.values) == 0 {
+		out.missing = fmt.Errorf("%s of %s is 0 in every round", figure, b)
+	}
+	return out
+}
