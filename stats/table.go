@@ -2,10 +2,12 @@ package stats
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // DefaultCounter is how many packets a [Table] waits for between two
@@ -22,33 +24,42 @@ type Packet struct {
 	Bytes uint32 // length at the network layer, header included
 }
 
-// Table counts packets. The zero value is not ready; use [NewTable].
+// Table counts packets. The zero value is not ready; use [NewTable] or
+// [OpenTable].
 type Table struct {
 	// write is held for the length of one batch, one SetCounter or one Reset.
 	write sync.Mutex
-	// seq is odd while a writer is inside; readers copy when it is even and
-	// did not move meanwhile.
-	seq atomic.Uint64
+	*ledger
+}
 
-	// What follows is written with write held and seq odd, and read by
-	// anybody: hence atomics, which the writer loads and stores but never
-	// needs to add to.
+// ledger is what a Table holds, in one piece of memory without pointers, which
+// may outlive the process that writes it.
+//
+// It is written with Table.write held and seq odd, and read by anybody: hence
+// atomics, which the writer loads and stores but never needs to add to.
+type ledger struct {
+	layout       atomic.Uint64 // ledgerLayout, once it has been set up
+	seq          atomic.Uint64 // odd while a writer is inside
 	counter      atomic.Uint32
 	pending      atomic.Uint64 // < counter
 	counted      atomic.Uint64
 	publications atomic.Uint64
 	seen         [words]atomic.Uint64 // classes whose live figures are not 0
+	dirty        [words]atomic.Uint64 // classes whose live figures differ from the published ones
 	live         [NumClasses]cell
 	published    [NumClasses]cell
 	base         [NumClasses]cell // live figures at the last Reset
-
-	// dirty are the classes whose live figures differ from the published
-	// ones. Only writers look at it.
-	dirty [words]uint64
+	undo         undoLog
 }
 
 // words is how many 64-bit words hold one bit per class.
 const words = (NumClasses + 63) / 64
+
+// ledgerLayout changes whenever the fields above do.
+const ledgerLayout = 0x6b73746174<<8 | 1 // "kstat", version 1
+
+// LedgerSize is how many bytes of memory [OpenTable] needs.
+const LedgerSize = int(unsafe.Sizeof(ledger{}))
 
 // cell is the figures of one class.
 type cell struct{ packets, bytes atomic.Uint64 }
@@ -63,9 +74,45 @@ func (c *cell) store(f Figures) {
 // NewTable returns a table that publishes after every [DefaultCounter]
 // packets.
 func NewTable() *Table {
-	t := new(Table)
-	t.counter.Store(DefaultCounter)
+	t := &Table{ledger: new(ledger)}
+	t.setUp()
 	return t
+}
+
+// OpenTable returns a table that lives in memory, which must be aligned to 8
+// bytes, and either zeros or the memory of an earlier table, whose figures then
+// go on. A change that a process did not finish, because it was killed, is
+// taken back. One process at a time may write.
+//
+// The error is for memory that is too small or holds something else.
+func OpenTable(memory []byte) (*Table, error) {
+	if len(memory) < LedgerSize {
+		return nil, fmt.Errorf("a table needs %d bytes of memory, here are %d", LedgerSize, len(memory))
+	}
+	t := &Table{ledger: (*ledger)(unsafe.Pointer(unsafe.SliceData(memory)))}
+	switch t.layout.Load() {
+	case 0:
+		t.setUp()
+	case ledgerLayout:
+		t.recover()
+	default:
+		return nil, errors.New("the memory holds another version's table")
+	}
+	return t, nil
+}
+
+func (t *Table) setUp() {
+	t.counter.Store(DefaultCounter)
+	t.layout.Store(ledgerLayout)
+}
+
+// recover takes back what a writer that was killed had begun.
+func (t *Table) recover() {
+	if t.seq.Load()%2 == 0 {
+		return
+	}
+	t.undo.back(t.ledger)
+	t.seq.Add(1)
 }
 
 // Add counts the packets of a batch, in their order, and publishes if the
@@ -82,7 +129,13 @@ func (t *Table) Add(batch []Packet) {
 		return
 	}
 	t.begin()
-	defer t.end()
+	whole := false
+	defer func() {
+		if !whole { // a panic: half a batch is none
+			t.undo.back(t.ledger)
+		}
+		t.end()
+	}()
 
 	every := uint64(t.counter.Load())
 	arrived := t.pending.Load() + uint64(len(batch))
@@ -98,6 +151,7 @@ func (t *Table) Add(batch []Packet) {
 	}
 	t.pending.Store(after)
 	t.counted.Store(t.counted.Load() + uint64(len(batch)))
+	whole = true
 }
 
 // count adds packets to the live figures. Traffic comes in runs of one class,
@@ -117,26 +171,31 @@ func (t *Table) count(packets []Packet) {
 
 		live := &t.live[class]
 		now := live.load()
-		now.Packets += run.Packets
-		now.Bytes += run.Bytes
-		live.store(now)
+		t.undo.note(undoLive, class, now)
+		live.store(now.Plus(run))
 
 		word, bit := class/64, uint64(1)<<(class%64)
-		t.dirty[word] |= bit
-		if seen := t.seen[word].Load(); seen&bit == 0 {
-			t.seen[word].Store(seen | bit)
+		if dirty := t.dirty[word].Load(); dirty&bit == 0 {
+			t.dirty[word].Store(dirty | bit)
+			t.seen[word].Store(t.seen[word].Load() | bit)
 		}
 	}
 }
 
 // publish copies the live figures that moved since the last publication.
 func (t *Table) publish() {
-	for word, set := range t.dirty {
+	for word := range t.dirty {
+		set := t.dirty[word].Load()
+		if set == 0 {
+			continue
+		}
 		for ; set != 0; set &= set - 1 {
 			class := word*64 + bits.TrailingZeros64(set)
-			t.published[class].store(t.live[class].load())
+			published := &t.published[class]
+			t.undo.note(undoPublished, Class(class), published.load())
+			published.store(t.live[class].load())
 		}
-		t.dirty[word] = 0
+		t.dirty[word].Store(0)
 	}
 }
 
@@ -165,7 +224,11 @@ func (t *Table) Reset() {
 	defer t.end()
 	t.publish()
 	for class := range t.live {
-		t.base[class].store(t.live[class].load())
+		base, now := &t.base[class], t.live[class].load()
+		if before := base.load(); before != now {
+			t.undo.note(undoBase, Class(class), before)
+			base.store(now)
+		}
 	}
 	t.pending.Store(0)
 }
@@ -180,6 +243,7 @@ func (t *Table) Counted() uint64 { return t.counted.Load() }
 // begin and end enclose every change.
 func (t *Table) begin() {
 	t.write.Lock()
+	t.undo.open(t.ledger)
 	t.seq.Add(1)
 }
 
