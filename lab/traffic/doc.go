@@ -12,6 +12,7 @@
 //	Raw           k of the protocol          k of the protocol
 //	RawIPv4Packet 1, and what answers it     1
 //	RawIPv6Packet 1, and what answers it     1
+//	Echo          1 UDP per exchange         (it is for lo)
 //	Stream        TCP, as many as it takes   TCP, as many as it takes
 //
 // The figures are exact in a namespace without other traffic, as long as no

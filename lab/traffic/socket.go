@@ -43,8 +43,13 @@ func (s socket) set(level, option, value int) error {
 // sendTo sends one datagram. A port has no meaning to a raw socket.
 func (s socket) sendTo(b []byte, dst netip.AddrPort) error {
 	for {
-		err := unix.Sendto(int(s), b, 0, sockaddr(dst))
-		if err != unix.EINTR {
+		switch err := unix.Sendto(int(s), b, 0, sockaddr(dst)); err {
+		case unix.EINTR:
+		case unix.ENOBUFS:
+			// The send buffer of a raw socket is full of packets that wait in
+			// an NFQUEUE, and raw sockets do not wait by themselves.
+			time.Sleep(50 * time.Microsecond)
+		default:
 			return os.NewSyscallError("sendto", err)
 		}
 	}

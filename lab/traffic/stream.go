@@ -8,6 +8,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stream connects to the listener and sends it size bytes over TCP. The
@@ -20,7 +23,11 @@ import (
 // POSTROUTING sees as many TCP packets as it takes, over lo of both
 // directions; how many depends on segmentation offload and on timing. When
 // Stream returns without an error, the last of them has passed the hook.
-func Stream(l net.Listener, size int64) error {
+func Stream(l net.Listener, size int64) error { return StreamPaced(l, size, 0) }
+
+// StreamPaced is [Stream] at no more than rate bytes a second; 0 means as fast
+// as it goes. The kernel paces, packet by packet (SO_MAX_PACING_RATE).
+func StreamPaced(l net.Listener, size int64, rate int) error {
 	// The connection goes through the calling thread's namespace: a dialler
 	// given an address opens its socket on the caller's goroutine.
 	c, err := net.Dial(l.Addr().Network(), l.Addr().String())
@@ -28,6 +35,11 @@ func Stream(l net.Listener, size int64) error {
 		return fmt.Errorf("stream to %s: %w", l.Addr(), err)
 	}
 	defer c.Close()
+	if rate > 0 {
+		if err := pace(c.(*net.TCPConn), rate); err != nil {
+			return fmt.Errorf("stream to %s: %w", l.Addr(), err)
+		}
+	}
 
 	answered := make(chan error, 1)
 	go func() { answered <- answer(l) }()
@@ -39,6 +51,18 @@ func Stream(l net.Listener, size int64) error {
 		return fmt.Errorf("stream %d bytes to %s: %w", size, l.Addr(), err)
 	}
 	return nil
+}
+
+func pace(c *net.TCPConn, rate int) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate))
+	})
+	return errors.Join(err, set)
 }
 
 // send writes size bytes that do not repeat, and compares sums. It reads to

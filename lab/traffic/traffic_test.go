@@ -1,12 +1,16 @@
 package traffic
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"kstat/lab/sandbox"
 
@@ -338,4 +342,21 @@ func listen(t *testing.T, at func(func() error) error, addr netip.Addr) (l net.L
 	}
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+func TestEcho(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFTables)
+	for _, lo := range []string{"127.0.0.1", "::1"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var exchanged atomic.Uint64
+		ended := make(chan error, 1)
+		go func() { ended <- Echo(ctx, netip.MustParseAddr(lo), 10*time.Second, &exchanged) }()
+		for exchanged.Load() < 100 {
+			runtime.Gosched()
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
 }
