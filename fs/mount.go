@@ -1,17 +1,12 @@
 package fs
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"path/filepath"
-	"time"
 
-	gofs "github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,65 +21,126 @@ const (
 // that is left by a killed daemon is removed by the next.
 const madeAttr = "user.kstatd.made"
 
-// Mount is a mounted tree.
-type Mount struct {
+// MountPoint is a directory that belongs to this process, to mount trees on.
+// Its methods are for one goroutine.
+type MountPoint struct {
 	dir    string   // absolute, without symbolic links
 	under  *os.File // the directory beneath; its lock is ours
 	made   bool     // we made it
-	device string   // of the mount, as in mountinfo
-	server *fuse.Server
-	ended  chan struct{} // closed when the kernel has let go of the tree
+	device string   // of what we have mounted, as in mountinfo; "" if nothing is
 }
 
-// Mount mounts the tree on dir. A missing directory is made; one that is no
+// Lock takes a directory to mount on. A missing one is made; one that is no
 // directory, a symbolic link, not empty or mounted on by somebody else is
 // refused. What a killed kstatd has left there is cleared away.
 //
 // The directory itself is the lock that keeps a second kstatd off: flock(2) on
-// it is held as long as the mount, ends with the process, and is the same for
-// everybody who sees the directory, whatever namespace they are in.
-func (t *Tree) Mount(dir string) (_ *Mount, err error) {
-	dir, err = resolve(dir)
+// it is held until Close, ends with the process, and is the same for everybody
+// who sees the directory, whatever namespace they are in.
+func Lock(dir string) (*MountPoint, error) {
+	dir, err := resolve(dir)
 	if err != nil {
 		return nil, err
 	}
-	m := &Mount{dir: dir, ended: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			m.forget()
-		}
-	}()
+	m := &MountPoint{dir: dir}
 	if err := m.lock(); err != nil {
-		return nil, err
-	}
-	hour := time.Hour
-	m.server, err = gofs.Mount(dir, &root{tree: t}, &gofs.Options{
-		EntryTimeout: &hour,
-		AttrTimeout:  &hour,
-		// Every file of the tree says its mode, and reset's is 0200.
-		NullPermissions: true,
-		MountOptions: fuse.MountOptions{
-			FsName:            source,
-			Name:              subtype,
-			AllowOther:        true,
-			Options:           []string{"default_permissions"},
-			DirectMountStrict: true,
-			DirectMountFlags:  unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
-			DisableXAttrs:     true,
-			Logger:            log.New(io.Discard, "", 0),
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("mount on %s: %w", dir, err)
-	}
-	go func() {
-		m.server.Wait()
-		close(m.ended)
-	}()
-	if top, err := topMount(dir); err == nil && top != nil {
-		m.device = top.device
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+// Mount mounts a tree that nobody serves yet, and returns the connection to
+// the kernel for whoever is to serve it (see [Tree.Serve]). Until then, those
+// who touch the tree wait. The tree is dead once the last copy of the
+// connection is closed; Mount puts a new one in the place of a dead one.
+//
+// The error wraps EBUSY if something else is mounted there by now, which stays
+// as it is.
+func (m *MountPoint) Mount() (*os.File, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	connection := os.NewFile(uintptr(fd), "/dev/fuse")
+	if err := m.mount(fd); err != nil {
+		return nil, errors.Join(err, connection.Close())
+	}
+	return connection, nil
+}
+
+// mount mounts the tree of a connection. Between the dead tree and the new one
+// the directory beneath shows, for as short as two system calls take.
+func (m *MountPoint) mount(fd int) error {
+	top, err := topMount(m.dir)
+	if err != nil {
+		return err
+	}
+	if top != nil && top.device != m.device {
+		return m.refuse(unix.EBUSY, "a %s file system is mounted there by now", top.fstype)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d,allow_other,default_permissions",
+		fd, unix.S_IFDIR, os.Geteuid(), os.Getegid(), maxWrite)
+	if top != nil {
+		if err := m.Unmount(); err != nil {
+			return err
+		}
+	}
+	err = unix.Mount(source, m.dir, fstype, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)
+	if err != nil {
+		return fmt.Errorf("mount on %s: %w", m.dir, err)
+	}
+	top, err = topMount(m.dir)
+	if err == nil && top == nil {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("mount on %s, and find it: %w", m.dir, err),
+			unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+	}
+	m.device = top.device
+	return nil
+}
+
+// maxWrite is the most that one read or write request carries.
+const maxWrite = 128 << 10
+
+// Unmount takes our tree off, if it is mounted. Files that somebody still has
+// open do not hold it up. It refuses if something else is on top by now.
+func (m *MountPoint) Unmount() error {
+	if m.device == "" {
+		return nil
+	}
+	top, err := topMount(m.dir)
+	switch {
+	case err != nil:
+		return err
+	case top == nil: // somebody was faster
+		m.device = ""
+		return nil
+	case top.device != m.device:
+		return m.refuse(unix.EBUSY, "another file system is mounted over the tree: unmount both")
+	}
+	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("unmount %s: %w", m.dir, err)
+	}
+	m.device = ""
+	return nil
+}
+
+// Close unmounts, removes the directory if it was made, and gives up the lock.
+func (m *MountPoint) Close() error {
+	err := m.Unmount()
+	if m.made {
+		if e := unix.Rmdir(m.dir); e != nil {
+			err = errors.Join(err, fmt.Errorf("remove the mount point %s: %w", m.dir, e))
+		}
+		m.made = false
+	}
+	if m.under != nil {
+		err = errors.Join(err, m.under.Close())
+		m.under = nil
+	}
+	return err
 }
 
 // resolve returns dir as an absolute path whose parents are no symbolic links.
@@ -106,7 +162,7 @@ func resolve(dir string) (string, error) {
 
 // lock opens the directory, takes its lock, and sees to it that it can be
 // mounted on.
-func (m *Mount) lock() error {
+func (m *MountPoint) lock() error {
 	top, err := topMount(m.dir)
 	if err != nil {
 		return err
@@ -122,9 +178,12 @@ func (m *Mount) lock() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(m.under.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	switch err := unix.Flock(int(m.under.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
 		m.made = false
 		return m.refuse(unix.EBUSY, "it is used by another kstatd, %s", lockHolder(m.under))
+	case err != nil:
+		return fmt.Errorf("lock the mount point %s: %w", m.dir, err)
 	}
 	if top != nil {
 		// The lock of whoever mounted this is gone, and so is its process.
@@ -136,14 +195,16 @@ func (m *Mount) lock() error {
 }
 
 // open opens the directory, or makes it.
-func (m *Mount) open() error {
+func (m *MountPoint) open() error {
 	fd, err := unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
-		if err := os.Mkdir(m.dir, 0o755); err != nil {
+		switch err := os.Mkdir(m.dir, 0o755); {
+		case err == nil:
+			m.made = true
+			_ = unix.Setxattr(m.dir, madeAttr, []byte("1"), 0) // not every file system can
+		case !errors.Is(err, unix.EEXIST): // another kstatd may be as fast
 			return fmt.Errorf("make the mount point: %w", err)
 		}
-		m.made = true
-		_ = unix.Setxattr(m.dir, madeAttr, []byte("1"), 0) // not every file system can
 		fd, err = unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	}
 	switch {
@@ -166,7 +227,7 @@ func isSymlink(path string) bool {
 // openBeneath opens the directory that a mount covers, without touching the
 // mount, whose server may be dead or hung: in a copy of the parent's mount
 // nothing is mounted.
-func (m *Mount) openBeneath() error {
+func (m *MountPoint) openBeneath() error {
 	parent, err := unix.OpenTree(unix.AT_FDCWD, filepath.Dir(m.dir), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return m.refuse(unix.EBUSY, "a kstatd is mounted there, and what it covers cannot be seen (%v)", err)
@@ -181,7 +242,7 @@ func (m *Mount) openBeneath() error {
 }
 
 // inspect looks at the locked directory, which nothing is mounted on by now.
-func (m *Mount) inspect() error {
+func (m *MountPoint) inspect() error {
 	var opened, named unix.Stat_t
 	if err := unix.Fstat(int(m.under.Fd()), &opened); err != nil {
 		return fmt.Errorf("mount point %s: %w", m.dir, err)
@@ -200,53 +261,6 @@ func (m *Mount) inspect() error {
 }
 
 // refuse returns the error for a mount point that cannot be used.
-func (m *Mount) refuse(errno unix.Errno, format string, args ...any) error {
+func (m *MountPoint) refuse(errno unix.Errno, format string, args ...any) error {
 	return fmt.Errorf("mount point %s: %s: %w", m.dir, fmt.Sprintf(format, args...), errno)
-}
-
-// forget removes the directory if it is ours, and gives up the lock.
-func (m *Mount) forget() error {
-	var err error
-	if m.made {
-		err = os.Remove(m.dir)
-	}
-	if m.under != nil {
-		err = errors.Join(err, m.under.Close())
-	}
-	return err
-}
-
-// ErrUnmounted is returned by [Mount.Run] if somebody else has unmounted the
-// tree.
-var ErrUnmounted = errors.New("the tree was unmounted")
-
-// Run serves the tree until ctx ends, and unmounts it. Files that somebody
-// still has open do not hold it up: they give ENODEV or ENOTCONN afterwards.
-func (m *Mount) Run(ctx context.Context) error {
-	select {
-	case <-m.ended:
-		return errors.Join(fmt.Errorf("%s: %w", m.dir, ErrUnmounted), m.forget())
-	case <-ctx.Done():
-	}
-	err := m.unmount()
-	select {
-	case <-m.ended:
-	case <-time.After(time.Second): // somebody has a file open
-	}
-	return errors.Join(err, m.forget())
-}
-
-// unmount takes the tree off, if it is still on top.
-func (m *Mount) unmount() error {
-	top, err := topMount(m.dir)
-	switch {
-	case err != nil:
-		return err
-	case top == nil || top.device != m.device:
-		return fmt.Errorf("unmount %s: another file system is mounted there by now: %w", m.dir, unix.EBUSY)
-	}
-	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-		return fmt.Errorf("unmount %s: %w", m.dir, err)
-	}
-	return nil
 }

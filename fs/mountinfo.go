@@ -86,11 +86,15 @@ func lockHolder(f *os.File) string {
 	if err != nil {
 		return unknown
 	}
-	inode := strconv.FormatUint(st.Ino, 10)
+	// Some file systems (Btrfs) show another device here than stat does.
+	place := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	if !strings.Contains(string(locks), " "+place+" ") {
+		place = strconv.FormatUint(st.Ino, 10)
+	}
 	for l := range strings.Lines(string(locks)) {
 		// 1: FLOCK  ADVISORY  WRITE 708 fe:00:1234 0 EOF
 		fields := strings.Fields(l)
-		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(fields[5], ":"+inode) {
+		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(":"+fields[5], ":"+place) {
 			continue
 		}
 		if pid, err := strconv.Atoi(fields[4]); err == nil && pid > 0 {

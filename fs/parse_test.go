@@ -1,9 +1,14 @@
 package fs
 
 import (
+	"encoding/json"
 	"errors"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -160,6 +165,46 @@ func TestErrno(t *testing.T) {
 	} {
 		if got := errno(test.err); got != test.want {
 			t.Errorf("%v: got %v, want %v", test.err, got, test.want)
+		}
+	}
+}
+
+// FuzzDocument: what stats.json says is what went into it, whatever the
+// figures are.
+func FuzzDocument(f *testing.F) {
+	f.Add(uint64(1<<64-1), uint64(1<<31), uint32(1<<32-1), "postrouting", 1e300, true)
+	f.Fuzz(func(t *testing.T, a, b uint64, counter uint32, hook string, seconds float64, open bool) {
+		if math.IsNaN(seconds) || math.IsInf(seconds, 0) || !utf8.ValidString(hook) {
+			t.Skip("no gap is so long, and no hook so called")
+		}
+		number := int(a % 256)
+		want := Document{
+			Schema: Schema, NOut: a, Counter: counter, Start: int(b % 2), Pending: b, Uncounted: a, Hook: hook, Engine: hook,
+			Publications: b, PID: int(counter), Version: hook, Published: Figures{a, b}, Live: Figures{b, a},
+			Health: Health{Restarts: a, Repairs: b, Flushes: a, Gaps: []Gap{{time.Unix(int64(counter), 0).UTC(), seconds, open}}},
+			Protocols: []Protocol{
+				{Name: "tcp", Number: &number, Family: "ipv4", Published: Figures{a, b}, Live: Figures{b, a}, Total: Figures{a, a}},
+				{Name: "other", Family: "ipv6", Total: Figures{b, b}},
+			},
+		}
+		text, err := want.render()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Document
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+}
+
+func TestHighFigures(t *testing.T) {
+	for n, want := range map[uint64]string{1<<64 - 1: "18446744073709551615\n", 1 << 63: "9223372036854775808\n", 1 << 31: "2147483648\n"} {
+		if got := string(line(n)); got != want {
+			t.Errorf("%d reads %q", n, got)
 		}
 	}
 }

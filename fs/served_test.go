@@ -3,6 +3,7 @@ package fs
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -68,12 +70,24 @@ func serveTree(dir string) {
 		Table:   stats.NewTable(),
 		Engine:  engine,
 		Names:   stats.BuiltinNames(),
+		Health:  func() Health { return Health{Restarts: 1, Repairs: 2, Flushes: 3, Gaps: []Gap{{Seconds: 0.5}}} },
+		PID:     os.Getpid(),
 		Version: "test",
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
-	m, err := tree.Mount(dir)
+	point, err := Lock(dir)
 	if err != nil {
 		fmt.Println("mount:", err)
+		return
+	}
+	connection, err := point.Mount()
+	if err != nil {
+		fmt.Println("mount:", errors.Join(err, point.Close()))
+		return
+	}
+	server, err := tree.Serve(connection)
+	if err != nil {
+		fmt.Println("mount:", errors.Join(err, point.Close()))
 		return
 	}
 	go func() {
@@ -82,7 +96,9 @@ func serveTree(dir string) {
 			fmt.Println(obey(lines.Text(), tree.Table, engine))
 		}
 	}()
-	fmt.Println("ended:", m.Run(ctx))
+	err = errors.Join(server.Run(ctx), point.Unmount())
+	server.Drain(time.Second)
+	fmt.Println("ended:", errors.Join(err, point.Close()))
 }
 
 func obey(command string, table *stats.Table, engine *pretender) string {

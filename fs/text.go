@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	"kstat/stats"
 )
@@ -56,9 +57,27 @@ type Document struct {
 	PID          int    `json:"pid"`          // of the daemon
 	Version      string `json:"version"`      // of the daemon
 
+	Health
+
 	Published Figures    `json:"published"` // all protocols together
 	Live      Figures    `json:"live"`      // the same, as of now
 	Protocols []Protocol `json:"protocols"`
+}
+
+// Health is what has gone wrong since the daemon started, and was mended.
+type Health struct {
+	Restarts uint64 `json:"worker_restarts"` // of the process that counts
+	Repairs  uint64 `json:"rule_repairs"`    // of the netfilter rule
+	Flushes  uint64 `json:"queue_flushes"`   // by others, see the contract
+	Gaps     []Gap  `json:"gaps"`            // the latest, oldest first
+}
+
+// Gap is a time in which packets passed that should have been counted and were
+// not.
+type Gap struct {
+	Since   time.Time `json:"since"`
+	Seconds float64   `json:"seconds"` // up to now, if the gap has not ended
+	Open    bool      `json:"open"`    // it has not ended
 }
 
 // Protocol is one protocol in one family, in a [Document].

@@ -3,7 +3,6 @@ package fs
 import (
 	"context"
 	"log/slog"
-	"os"
 	"syscall"
 	"time"
 
@@ -34,7 +33,9 @@ type Tree struct {
 	Table   *stats.Table
 	Engine  Engine
 	Names   *stats.Names
-	Version string // of the daemon, for stats.json
+	Health  func() Health // for stats.json
+	PID     int           // of the daemon, for stats.json
+	Version string        // of the daemon, for stats.json
 	Log     *slog.Logger
 }
 
@@ -123,7 +124,7 @@ func (t *Tree) storeStart(text []byte) error {
 	}
 	before := t.Engine.Started()
 	if err := act(); err != nil {
-		t.Log.Error("start refused", "wanted", on, "err", err)
+		t.Log.Error("writing start failed", "wanted", on, "err", err)
 		return err
 	}
 	if before != on {
@@ -163,8 +164,9 @@ func (t *Tree) document() (*Document, error) {
 		Uncounted: uncounted,
 		Hook:      t.Engine.Point(),
 		Engine:    t.Engine.Name(),
-		PID:       os.Getpid(),
+		PID:       t.PID,
 		Version:   t.Version,
+		Health:    t.Health(),
 	}
 	d.fill(t.Table.Snapshot(), t.Names)
 	return d, nil

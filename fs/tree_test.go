@@ -171,7 +171,7 @@ other                 - ipv6              7             336
 	must(t, decoder.Decode(&d))
 	if d.Schema != 1 || d.NOut != 8 || d.Counter != 7 || d.Start != 0 || d.Pending != 0 || d.Uncounted != 3 ||
 		d.Hook != "postrouting" || d.Engine != "pretender" || d.PID != s.cmd.Process.Pid || d.Version != "test" ||
-		d.Publications != 2 || d.Published != (Figures{17, 1816}) || d.Live != d.Published || len(d.Protocols) != 5 {
+		d.Publications != 2 || d.Restarts != 1 || d.Repairs != 2 || d.Flushes != 3 || len(d.Gaps) != 1 || d.Gaps[0].Seconds != 0.5 || d.Published != (Figures{17, 1816}) || d.Live != d.Published || len(d.Protocols) != 5 {
 		t.Errorf("stats.json: %+v", d)
 	}
 	if tcp, other := d.Protocols[0], d.Protocols[4]; tcp.Name != "tcp" || *tcp.Number != 6 || tcp.Family != "ipv4" ||

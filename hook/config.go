@@ -1,7 +1,6 @@
 package hook
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -86,6 +85,15 @@ type Config struct {
 	QueueLen        uint32 // packets per queue; 0 means DefaultQueueLen
 	ExcludeLoopback bool   // leave out what enters or leaves by a loopback device
 
+	// Before is the status of an earlier engine that this one goes on from.
+	Before Status
+	// Alive is called several times a second, as long as packets are read and
+	// answered, or the engine is stopped. nil means nobody cares.
+	Alive func(Status)
+	// Opened is told of each rule that is added, and with a zero value when
+	// there is none any more. nil means nobody cares.
+	Opened func(Opened)
+
 	// Log is told of what a caller does not learn from an error. nil means
 	// slog.Default().
 	Log *slog.Logger
@@ -103,12 +111,21 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = slog.Default()
 	}
 	switch {
-	case c.Queues < 0:
-		return c, errors.New("the number of queues is negative")
+	case c.Queues < 0 || c.Queues > 1<<16-1:
+		return c, fmt.Errorf("%d queues: there can be 1 to 65535", c.Queues)
 	case int(c.Queue)+c.Queues > 1<<16:
 		return c, fmt.Errorf("%d queues from number %d on end behind 65535, the last one", c.Queues, c.Queue)
 	case c.QueueLen > MaxQueueLen:
 		return c, fmt.Errorf("a queue of %d packets is longer than %d", c.QueueLen, MaxQueueLen)
 	}
 	return c, nil
+}
+
+// Opened says from where on a rule's counters count, for somebody who has to
+// read them ([Counters]) in the engine's place: what they have seen since, and
+// what the table has not counted since, is uncounted.
+type Opened struct {
+	Table     string // of nftables, family inet
+	Counted   uint64 // what [stats.Table.Counted] was
+	Uncounted uint64 // what [Status.Uncounted] was
 }

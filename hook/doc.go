@@ -22,6 +22,15 @@
 // unbinding a queue, or deleting a base chain, drops what is still queued
 // (net/netfilter/nfnetlink_queue.c, nfqnl_flush).
 //
+// # The dead-man's switch
+//
+// While it is started, [NFQueue.Run] proves four times a second that packets
+// are read and answered: it sends a marker through every queue's socket, which
+// comes back behind all packets that are in there, and only then renews the
+// set that the rule matches. A reader that hangs, or a process that is stopped,
+// thus disarms the rule after a second, and packets pass. It also puts a rule
+// back that is gone, and reports each proof to whoever watches the process.
+//
 // # The packet path
 //
 //	kernel ─▶ rule: counter, queue ─▶ NFQUEUE ─▶ recvmmsg ─▶ walk ─▶ Classify
@@ -30,8 +39,8 @@
 //
 // go-nfqueue binds, configures and unbinds the queue. Its packet reader gets
 // nothing to do: the netlink socket beneath it is our own (type socket), which
-// takes packets in batches, in place, on a thread of its own, outside of Go's
-// network poller, and hands up only the replies to go-nfqueue's requests.
+// takes packets in batches, in place, by blocking calls outside of Go's network
+// poller, and hands up only the replies to go-nfqueue's requests.
 //
 // Whatever happens, a panic while counting included, the verdict is ACCEPT.
 // What passed the rule and was not counted shows in [NFQueue.Uncounted],

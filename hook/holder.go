@@ -62,7 +62,12 @@ func portHolder(port string) string {
 			}
 		}
 	}
-	return "the process with netlink port " + port
+	// The first netlink socket of a process gets the process's number
+	// (netlink_autobind), and this may be read without privileges.
+	if name, err := os.ReadFile("/proc/" + port + "/comm"); err == nil {
+		return fmt.Sprintf("netlink port %s, as a rule that of pid %s (%s)", port, port, bytes.TrimSpace(name))
+	}
+	return "a process with netlink port " + port
 }
 
 // unixHolder says who has the abstract Unix socket of a name, which begins

@@ -17,6 +17,9 @@ const (
 
 	nfAccept = 1 // NF_ACCEPT, include/uapi/linux/netfilter.h
 
+	attrConfigCmd = 1 // NFQA_CFG_CMD, struct nfqnl_msg_config_cmd
+	cmdUnbind     = 2 // NFQNL_CFG_CMD_UNBIND
+
 	attrPacketHdr  = 1  // NFQA_PACKET_HDR, struct nfqnl_msg_packet_hdr
 	attrVerdictHdr = 2  // NFQA_VERDICT_HDR, struct nfqnl_msg_verdict_hdr
 	attrPayload    = 10 // NFQA_PAYLOAD, the packet from its network header on
@@ -57,13 +60,42 @@ func cut(datagram []byte) (h header, body, rest []byte, ok bool) {
 // begin.
 func align(n int) int { return (n + 3) &^ 3 }
 
-// parsePacket reads the body of an NFQNL_MSG_PACKET: the packet's id and what
-// there is to count. It reports false if there is no id, without which the
-// packet cannot be answered.
-func parsePacket(body []byte) (id uint32, packet stats.Packet, ok bool) {
-	if len(body) < nfgenmsgLen {
-		return 0, stats.Packet{}, false
+// attribute takes the first attribute off attrs: its type without flags, its
+// value, and the attributes behind it. It reports false if there is no whole
+// one.
+func attribute(attrs []byte) (kind uint16, value, rest []byte, ok bool) {
+	if len(attrs) < attrLen {
+		return 0, nil, nil, false
 	}
+	size := int(binary.NativeEndian.Uint16(attrs))
+	if size < attrLen || size > len(attrs) {
+		return 0, nil, nil, false
+	}
+	kind = binary.NativeEndian.Uint16(attrs[2:]) & attrMask
+	return kind, attrs[attrLen:size], attrs[min(align(size), len(attrs)):], true
+}
+
+// packetID returns the id in the body of an NFQNL_MSG_PACKET, without which
+// the packet cannot be answered. The kernel puts it first.
+func packetID(body []byte) (id uint32, ok bool) {
+	if len(body) < nfgenmsgLen {
+		return 0, false
+	}
+	for attrs := body[nfgenmsgLen:]; ; {
+		kind, value, rest, ok := attribute(attrs)
+		switch {
+		case !ok:
+			return 0, false
+		case kind == attrPacketHdr && len(value) >= 4:
+			return binary.BigEndian.Uint32(value), true
+		}
+		attrs = rest
+	}
+}
+
+// parsePacket reads from the body of an NFQNL_MSG_PACKET, which is at least a
+// nfgenmsg, what there is to count.
+func parsePacket(body []byte) stats.Packet {
 	family := stats.IPv4
 	if body[0] == unix.AF_INET6 { // nfgen_family
 		family = stats.IPv6
@@ -71,30 +103,23 @@ func parsePacket(body []byte) (id uint32, packet stats.Packet, ok bool) {
 	var payload []byte
 	var length uint32
 	capped := false
-	for attrs := body[nfgenmsgLen:]; len(attrs) >= attrLen; {
-		size := int(binary.NativeEndian.Uint16(attrs))
-		if size < attrLen || size > len(attrs) {
+	for attrs := body[nfgenmsgLen:]; ; {
+		kind, value, rest, ok := attribute(attrs)
+		if !ok {
 			break
 		}
-		value := attrs[attrLen:size]
-		switch binary.NativeEndian.Uint16(attrs[2:]) & attrMask {
-		case attrPacketHdr:
-			if len(value) >= 4 {
-				id, ok = binary.BigEndian.Uint32(value), true
-			}
-		case attrPayload:
+		switch {
+		case kind == attrPayload:
 			payload = value
-		case attrCapLen:
-			if len(value) >= 4 {
-				length, capped = binary.BigEndian.Uint32(value), true
-			}
+		case kind == attrCapLen && len(value) >= 4:
+			length, capped = binary.BigEndian.Uint32(value), true
 		}
-		attrs = attrs[min(align(size), len(attrs)):]
+		attrs = rest
 	}
 	if !capped {
 		length = uint32(len(payload))
 	}
-	return id, stats.Packet{Class: Classify(family, payload), Bytes: length}, ok
+	return stats.Packet{Class: Classify(family, payload), Bytes: length}
 }
 
 // verdictLen is the size of a verdict message: header, nfgenmsg and one

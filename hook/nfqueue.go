@@ -33,79 +33,235 @@ type NFQueue struct {
 	config Config
 	table  *stats.Table
 
-	reservations []*reservation
 	// failed is told when a session cannot go on.
 	failed chan error
+	// changed is told that somebody has changed the host's rules, proved that
+	// packets are being read and answered. Each holds one.
+	changed, proved chan struct{}
 
-	// mu is held for the length of a transition.
+	// mu is held for the length of a transition, a proof, or a look at the
+	// counters.
 	mu      sync.Mutex
 	session *session // nil when stopped
 	closed  bool
-	// missed is what sessions that ended did not count.
-	missed uint64
 
+	// transition is when the Start or Stop began that holds mu, in
+	// nanoseconds since 1970; 0 if none does.
+	transition atomic.Int64
 	// started mirrors session != nil, for those who must not wait.
 	started atomic.Bool
+	flushes atomic.Uint64
+
+	// status is without what the session adds, latest with it, as of the last
+	// look. statusMu is taken last.
+	statusMu       sync.Mutex
+	status, latest Status
 }
 
-// New returns an engine that adds to table what it sees. It reserves the
-// queue numbers of c among the kstatds of this network namespace, and does
-// nothing else before Start: there is no rule and no queue. [NFQueue.Close],
-// which is also the end of [NFQueue.Run], gives the numbers back.
-//
-// The error wraps EBUSY and names the holder if a number is taken.
+// Status is what an engine has to tell beside the figures.
+type Status struct {
+	Uncounted uint64 // packets that passed while started and were not counted
+	Repairs   uint64 // how often the rule had to be put back
+	Flushes   uint64 // how often somebody deleted a base chain while started
+}
+
+// New returns an engine that adds to table what it sees. It does nothing
+// before Start: there is no rule and no queue.
 func New(c Config, table *stats.Table) (*NFQueue, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	e := &NFQueue{config: c, table: table, failed: make(chan error, 1)}
-	for i := range c.Queues {
-		queue := c.Queue + uint16(i)
-		r, err := reserve(queue)
-		if err != nil {
-			e.release()
-			return nil, err
-		}
-		e.reservations = append(e.reservations, r)
-		if who := queueHolder(queue); who != "" {
-			e.release()
-			return nil, errQueueTaken(queue, who)
-		}
+	e := &NFQueue{
+		config:  c,
+		table:   table,
+		failed:  make(chan error, 1),
+		changed: make(chan struct{}, 1),
+		proved:  make(chan struct{}, 1),
+		status:  c.Before,
+		latest:  c.Before,
 	}
+	e.flushes.Store(c.Before.Flushes)
 	return e, nil
 }
 
-func errQueueTaken(queue uint16, who string) error {
-	return fmt.Errorf("queue %d is held by %s: stop that, or choose another number with --queue: %w", queue, who, unix.EBUSY)
-}
+const (
+	// proveEvery is how often a started engine proves that it works.
+	proveEvery = 250 * time.Millisecond
+	// inspectEvery is how many proofs there are to one look at the rules.
+	inspectEvery = 4
+	// proofLimit is how long a proof may take: less than the rule stays armed.
+	proofLimit = armedFor / 2
+	// transitionLimit is how long a Start or a Stop may take before it counts
+	// as hung. Both wait for nftables, where others may be busy for seconds.
+	transitionLimit = 10 * time.Second
+)
 
-func (e *NFQueue) release() {
-	for _, r := range e.reservations {
-		r.close()
-	}
-	e.reservations = nil
-}
-
-// Run keeps the engine until ctx ends or packets can no longer be read, which
-// is its error, and closes it.
+// Run keeps the engine until ctx ends, or until packets can no longer be
+// counted, which is its error; then it closes it. Meanwhile it proves time and
+// again that packets are read and answered, renews the rule when that is so,
+// and puts a rule back that is gone.
+//
+// The proof and the rule are kept by two goroutines: a large transaction of
+// somebody else's holds up the renewal, which lets packets pass, and must not
+// make a reader that works look dead.
 func (e *NFQueue) Run(ctx context.Context) error {
-	var cause error
-	select {
-	case <-ctx.Done():
-	case cause = <-e.failed:
-	}
-	return errors.Join(cause, e.Close())
+	ctx, cancel := context.WithCancel(ctx)
+	var g sync.WaitGroup
+	g.Go(func() { e.watch(ctx) })
+	g.Go(func() { e.tend(ctx) })
+	err := errors.Join(e.prove(ctx), e.Close())
+	cancel()
+	g.Wait()
+	return err
 }
 
-// Close stops the engine for good. Nothing is left of it.
-func (e *NFQueue) Close() error {
-	e.mu.Lock()
+// prove sends a marker through every queue's reader, four times a second. When
+// all are back it says so.
+func (e *NFQueue) prove(ctx context.Context) error {
+	tick := time.NewTicker(proveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-e.failed:
+			return err
+		case <-tick.C:
+		}
+		switch err := e.proveOnce(); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			// The reader does not answer. It may yet come back; whoever
+			// watches this process hears nothing until then.
+			e.config.Log.Warn("packets are not being read", "err", err)
+			continue
+		case err != nil:
+			return err
+		}
+		if e.config.Alive != nil {
+			e.statusMu.Lock()
+			status := e.latest
+			e.statusMu.Unlock()
+			e.config.Alive(status)
+		}
+	}
+}
+
+func (e *NFQueue) proveOnce() error {
+	if !e.mu.TryLock() {
+		began := e.transition.Load()
+		if began != 0 && time.Since(time.Unix(0, began)) > transitionLimit {
+			return fmt.Errorf("a start or a stop: %w", os.ErrDeadlineExceeded)
+		}
+		return nil
+	}
 	defer e.mu.Unlock()
-	err := e.stopLocked()
-	e.closed = true
-	e.release()
-	return err
+	if e.session == nil {
+		return nil
+	}
+	for _, q := range e.session.queues {
+		if err := q.socket.drain(proofLimit); err != nil {
+			return err
+		}
+	}
+	select {
+	case e.proved <- struct{}{}:
+	default: // the last one was not used yet
+	}
+	return nil
+}
+
+// tend renews the rule after each proof, and looks at it from time to time.
+func (e *NFQueue) tend(ctx context.Context) {
+	for n := 1; ; n++ {
+		renew, inspect := false, n%inspectEvery == 0
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.proved:
+			renew = true
+		case <-e.changed:
+			inspect = true
+		}
+		if err := e.tendOnce(renew, inspect); err != nil {
+			e.fail(err)
+		}
+	}
+}
+
+func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
+	e.mu.Lock()
+	s := e.session
+	e.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	s.nft.Lock()
+	defer s.nft.Unlock()
+	if s.over {
+		return nil
+	}
+	if renew {
+		err = s.rule.arm()
+	}
+	if err == nil && inspect {
+		s.lookForStrangers(e.config.Log)
+		err = s.rule.intact()
+	}
+	if err != nil {
+		if err := e.repair(s, err); err != nil {
+			return err
+		}
+	}
+	if inspect {
+		_, err = e.look(s)
+		if err != nil {
+			e.config.Log.Warn("the rule's counters cannot be read", "err", err)
+		}
+	}
+	return nil
+}
+
+// repair puts a new rule in the place of one that is gone or was changed. What
+// the old one's counters said last is kept, what they have seen since is lost
+// with them. The caller holds s.nft.
+func (e *NFQueue) repair(s *session, cause error) error {
+	missed, err := s.uncounted()
+	e.statusMu.Lock()
+	if err != nil { // the counters are gone: what they said at the last look
+		missed = e.latest.Uncounted - e.status.Uncounted
+	}
+	e.status.Uncounted += missed
+	e.latest = e.status
+	e.statusMu.Unlock()
+
+	_ = s.rule.conn.CloseLasting()
+	gracePeriod()
+	before := e.table.Counted() + uint64(waiting(s.holds))
+	r, err := addRule(e.config)
+	if err != nil {
+		return fmt.Errorf("put the rule back: %w (it was gone: %w)", err, cause)
+	}
+	s.place(r, before)
+	e.opened(s)
+	e.statusMu.Lock()
+	e.status.Repairs++
+	repairs := e.status.Repairs
+	e.latest = e.status
+	e.statusMu.Unlock()
+	e.config.Log.Warn("the rule was gone or changed, and has been put back", "err", cause, "repairs", repairs)
+	return nil
+}
+
+// opened tells of a rule that has just been added.
+func (e *NFQueue) opened(s *session) {
+	if e.config.Opened == nil {
+		return
+	}
+	e.statusMu.Lock()
+	base := e.status.Uncounted
+	e.statusMu.Unlock()
+	e.config.Opened(Opened{Table: s.rule.table.Name, Counted: s.before.Load(), Uncounted: base})
 }
 
 // Name returns the engine's name.
@@ -121,8 +277,8 @@ func (e *NFQueue) Started() bool { return e.started.Load() }
 // returned is seen. It does nothing if the engine is started already. The
 // error wraps an errno that says why: EBUSY, EPERM, EOPNOTSUPP, ….
 func (e *NFQueue) Start() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.begin()
+	defer e.end()
 	switch {
 	case e.closed:
 		return ErrClosed
@@ -135,31 +291,60 @@ func (e *NFQueue) Start() error {
 	}
 	e.session = s
 	e.started.Store(true)
+	e.opened(s)
 	return nil
 }
 
 // Stop ends counting: when it returns no packet is in flight and the figures
 // are final. It does nothing if the engine is stopped already.
 func (e *NFQueue) Stop() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.begin()
+	defer e.end()
 	if e.closed {
 		return ErrClosed
 	}
 	return e.stopLocked()
 }
 
+// Close stops the engine for good. Nothing is left of it.
+func (e *NFQueue) Close() error {
+	e.begin()
+	defer e.end()
+	err := e.stopLocked()
+	e.closed = true
+	return err
+}
+
+// begin and end enclose a transition.
+func (e *NFQueue) begin() {
+	e.mu.Lock()
+	e.transition.Store(time.Now().UnixNano())
+}
+
+func (e *NFQueue) end() {
+	e.transition.Store(0)
+	e.mu.Unlock()
+}
+
 func (e *NFQueue) stopLocked() error {
-	if e.session == nil {
+	s := e.session
+	if s == nil {
 		return nil
 	}
-	missed, err := e.session.close()
-	if n := e.session.refused(); n > 0 {
+	missed, err := s.close()
+	if n := s.refused(); n > 0 {
 		e.config.Log.Warn("packets were gone before they were accepted: somebody deleted a base chain", "verdicts", n)
 	}
-	e.missed += missed
+	e.statusMu.Lock()
+	e.status.Uncounted += missed
+	e.status.Flushes = e.flushes.Load()
+	e.latest = e.status
+	e.statusMu.Unlock()
 	e.session = nil
 	e.started.Store(false)
+	if e.config.Opened != nil {
+		e.config.Opened(Opened{})
+	}
 	return err
 }
 
@@ -167,27 +352,65 @@ func (e *NFQueue) stopLocked() error {
 // started and were not counted. At rest it is exact; under load it leaves out
 // what may still be on its way.
 func (e *NFQueue) Uncounted() (uint64, error) {
+	s, err := e.Status()
+	return s.Uncounted, err
+}
+
+// Status returns what there is to tell beside the figures.
+func (e *NFQueue) Status() (Status, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.session == nil {
-		return e.missed, nil
+	return e.look(e.session)
+}
+
+// look keeps the status of a session, or of none, and returns it.
+func (e *NFQueue) look(s *session) (Status, error) {
+	var missed uint64
+	var err error
+	if s != nil {
+		missed, err = s.uncounted()
 	}
-	missed, err := e.session.uncounted()
-	return e.missed + missed, err
+	e.statusMu.Lock()
+	defer e.statusMu.Unlock()
+	status := e.status
+	status.Uncounted += missed
+	status.Flushes = e.flushes.Load()
+	if err == nil {
+		e.latest = status
+	}
+	return status, err
 }
 
 // session is the time between a start and a stop.
 type session struct {
 	table  *stats.Table
-	before uint64 // what table had counted when the session began
-	rule   *rule
 	queues []*queue
+
+	// nft is held while the rule is used, but for reading its counters.
+	nft  sync.Mutex
+	rule *rule
+	over bool // close has begun
+
+	// before is what table had counted when the rule was added.
+	before atomic.Uint64
+	// seen reads the rule's counters.
+	seen atomic.Pointer[func() (seen, unarmed uint64, err error)]
+
+	strangers bool // another rule uses our queues, and that was said
+}
+
+// place makes r the session's rule, from before on.
+func (s *session) place(r *rule, before uint64) {
+	s.rule = r
+	s.before.Store(before)
+	seen := r.seen
+	s.seen.Store(&seen)
 }
 
 // open starts a session. The queues come before the rule: a queue drops
 // packets between its binding and the end of its configuration.
 func (e *NFQueue) open() (_ *session, err error) {
-	s := &session{table: e.table, before: e.table.Counted()}
+	s := &session{table: e.table}
 	defer func() {
 		if err != nil {
 			s.unbind()
@@ -200,10 +423,12 @@ func (e *NFQueue) open() (_ *session, err error) {
 		}
 		s.queues = append(s.queues, q)
 	}
-	s.rule, err = addRule(e.config)
+	before := e.table.Counted()
+	r, err := addRule(e.config)
 	if err != nil {
 		return nil, err
 	}
+	s.place(r, before)
 	return s, nil
 }
 
@@ -222,6 +447,9 @@ const drainLimit = 2 * time.Second
 // close ends the session and returns how many packets it did not count. It
 // goes on after an error, so that as little as possible is left.
 func (s *session) close() (missed uint64, err error) {
+	s.nft.Lock()
+	defer s.nft.Unlock()
+	s.over = true
 	errs := []error{s.rule.disarm()}
 	gracePeriod()
 	for _, q := range s.queues {
@@ -242,17 +470,29 @@ func (s *session) unbind() error {
 	return errors.Join(errs...)
 }
 
-// uncounted returns how many of the packets that the rule has seen were not
+// uncounted returns how many of the packets that the rules have seen were not
 // counted. Its order makes the error one-sided: what is still waiting when the
-// counter has been read may be counted a moment later, and is no loss.
+// counters have been read may be counted a moment later, and is no loss.
 func (s *session) uncounted() (uint64, error) {
-	seen, err := s.rule.seen()
+	seen, unarmed, err := (*s.seen.Load())()
 	if err != nil {
 		return 0, err
 	}
 	onItsWay := uint64(waiting(s.holds))
-	counted := s.table.Counted() - s.before + onItsWay
-	return seen - min(seen, counted), nil
+	counted := s.table.Counted() - s.before.Load() + onItsWay
+	return unarmed + seen - min(seen, counted), nil
+}
+
+// lookForStrangers says so, once, if more packets came out of the queues than
+// our rule has put in: then another rule uses the same number.
+func (s *session) lookForStrangers(log *slog.Logger) {
+	counted := s.table.Counted() - s.before.Load() // before the counter is read: that is ahead
+	seen, _, err := s.rule.seen()
+	if err == nil && counted > seen && !s.strangers {
+		s.strangers = true
+		log.Warn("another rule sends packets to our queue, and they are counted as well: choose another number with --queue",
+			"counted", counted, "seen", seen)
+	}
 }
 
 // refused returns how many verdicts found none of their packets.
@@ -270,11 +510,13 @@ func (s *session) holds(number int) bool {
 
 // gracePeriod waits until every CPU that was inside the rule when it was
 // called has left it: membarrier(2) with MEMBARRIER_CMD_GLOBAL is
-// synchronize_rcu(). Kernels with nohz_full refuse it; there a pause has to
-// do, which is a thousand times longer than a packet is inside a rule.
+// synchronize_rcu(). Kernels with nohz_full refuse it, and with one CPU it
+// does nothing (kernel/sched/membarrier.c); there a pause has to do, which is
+// a thousand times longer than a packet is inside a rule.
 func gracePeriod() {
 	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
-	if errno != 0 {
+	online, _ := os.ReadFile("/sys/devices/system/cpu/online")
+	if errno != 0 || !strings.ContainsAny(string(online), "-,") {
 		time.Sleep(50 * time.Millisecond)
 	}
 }
@@ -354,20 +596,23 @@ func bindError(number uint16, err error) error {
 		}
 		return errQueueTaken(number, who)
 	}
-	return fmt.Errorf("queue %d: %w", number, err)
+	if errors.Is(err, unix.EINVAL) { // no such netlink subsystem
+		return fmt.Errorf("queue %d: this kernel has no NFQUEUE: load or build nfnetlink_queue: %w (%w)", number, unix.EOPNOTSUPP, err)
+	}
+	return fmt.Errorf("queue %d: %w; it takes CAP_NET_ADMIN in this network namespace", number, err)
 }
 
 // close lets go-nfqueue unbind, waits until the kernel has confirmed it, and
-// closes the socket.
+// closes the socket. A reader that does not come back is left alone: closing
+// the socket unbinds as well, and this process is not going to last.
 func (q *queue) close() error {
 	q.cancel()
-	var late error
 	select {
-	case <-q.socket.unbound:
+	case <-q.socket.gone:
+		return q.nfqueue.Close()
 	case <-time.After(drainLimit):
-		late = fmt.Errorf("unbind queue %d: %w", q.number, os.ErrDeadlineExceeded)
+		return errors.Join(fmt.Errorf("unbind queue %d: %w", q.number, os.ErrDeadlineExceeded), q.socket.Close())
 	}
-	return errors.Join(late, q.nfqueue.Close())
 }
 
 // libraryLog hands go-nfqueue's messages to a logger. All of them are details.

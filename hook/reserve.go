@@ -3,30 +3,77 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// reservation keeps a queue number among the kstatds of a network namespace,
-// also while its holder is stopped and so has no queue. It is an abstract Unix
-// socket: it belongs to the namespace, as the queue does, and ends with the
-// process, leaving no file.
-type reservation struct{ fd int }
+// Reservation keeps queue numbers among the kstatds of a network namespace,
+// also while their holder is stopped and so has no queue. Each is an abstract
+// Unix socket: it belongs to the namespace, as the queue does, and ends with
+// the process, leaving no file.
+type Reservation struct{ sockets []int }
 
-func reserve(queue uint16) (*reservation, error) {
+// Reserve takes the queue numbers of c. The error wraps EBUSY and names the
+// holder if one is reserved, or bound by whatever program.
+func Reserve(c Config) (*Reservation, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	r := new(Reservation)
+	for i := range c.Queues {
+		queue := c.Queue + uint16(i)
+		if err := r.take(queue); err != nil {
+			r.Close()
+			return nil, err
+		}
+		if who := awaitFree(queue); who != "" {
+			r.Close()
+			return nil, errQueueTaken(queue, who)
+		}
+	}
+	return r, nil
+}
+
+// awaitFree returns who is bound to queue, as queueHolder does, unless that
+// ends within a moment: the worker of a kstatd that was killed lives a little
+// longer than the reservation.
+func awaitFree(queue uint16) (who string) {
+	for range 50 {
+		if who = queueHolder(queue); who == "" {
+			return ""
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return who
+}
+
+func (r *Reservation) take(queue uint16) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("reserve queue %d: %w", queue, err)
+		return fmt.Errorf("reserve queue %d: %w", queue, err)
 	}
 	name := fmt.Sprintf("@kstatd/queue/%d", queue)
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		unix.Close(fd)
 		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, errQueueTaken(queue, unixHolder(name))
+			return errQueueTaken(queue, unixHolder(name))
 		}
-		return nil, fmt.Errorf("reserve queue %d: %w", queue, err)
+		return fmt.Errorf("reserve queue %d: %w", queue, err)
 	}
-	return &reservation{fd}, nil
+	r.sockets = append(r.sockets, fd)
+	return nil
 }
 
-func (r *reservation) close() { unix.Close(r.fd) }
+// Close gives the numbers back.
+func (r *Reservation) Close() {
+	for _, fd := range r.sockets {
+		unix.Close(fd)
+	}
+	r.sockets = nil
+}
+
+func errQueueTaken(queue uint16, who string) error {
+	return fmt.Errorf("queue %d is held by %s: stop that, or choose another number with --queue: %w", queue, who, unix.EBUSY)
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -14,14 +15,24 @@ import (
 
 const (
 	tableName = "kstat"
-	// seenName is the counter in the rule. It is an object of the table, and
-	// not a part of the rule, so that it can be read when the rule is gone.
-	seenName = "seen"
+	// seenName is the counter in the rule that queues, unarmedName that of
+	// the rule behind it, which packets reach that were not queued. They are
+	// objects of the table, and not parts of the rules, so that they can be
+	// read when the rules are gone.
+	seenName    = "seen"
+	unarmedName = "unarmed"
+	// armedName is the set of the families whose packets are queued. Its
+	// elements time out.
+	armedName = "armed"
 	// priority puts the rule behind filters and before source NAT
 	// (NF_IP_PRI_NAT_SRC is 100): what is counted is what will leave, under
 	// the addresses that it was sent with.
 	priority = 99
 )
+
+// armedFor is how long packets are queued for a reader that no longer proves
+// that it works. Then the elements of the set are gone, and packets pass.
+const armedFor = time.Second
 
 // arphrdLoopback is the type of a loopback device, ARPHRD_LOOPBACK.
 const arphrdLoopback = unix.ARPHRD_LOOPBACK
@@ -30,10 +41,24 @@ const arphrdLoopback = unix.ARPHRD_LOOPBACK
 // our netlink socket: others cannot change it, `nft flush ruleset` passes it
 // by, and the kernel removes it when the socket closes, however that comes
 // about.
+//
+//	table inet kstat {
+//		set armed { type nf_proto; flags timeout; elements = { ipv4 expires 1s, ipv6 expires 1s } }
+//		chain postrouting {
+//			type filter hook postrouting priority 99
+//			meta nfproto @armed counter name "seen" queue to 0 bypass
+//			counter name "unarmed"
+//		}
+//	}
+//
+// The set is a dead-man's switch: [rule.arm] must renew it, or the rule stops
+// to match.
 type rule struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 	chain *nftables.Chain
+	armed *nftables.Set
+	elems []nftables.SetElement
 }
 
 // addRule adds table, chain, counter and rule in one transaction. From its
@@ -47,8 +72,8 @@ func addRule(c Config, options ...nftables.ConnOption) (*rule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nftables socket: %w", err)
 	}
-	r := &rule{conn: conn}
-	for _, name := range []string{tableName, fmt.Sprintf("%s-%d", tableName, c.Queue)} {
+	r := &rule{conn: conn, elems: armedElements(c)}
+	for _, name := range []string{tableName, fallbackName(c)} {
 		err = r.add(c, name)
 		if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EEXIST) {
 			break
@@ -61,6 +86,9 @@ func addRule(c Config, options ...nftables.ConnOption) (*rule, error) {
 	return r, nil
 }
 
+// fallbackName is what our table is called if another kstatd has the name.
+func fallbackName(c Config) string { return fmt.Sprintf("%s-%d", tableName, c.Queue) }
+
 func (r *rule) add(c Config, table string) error {
 	var err error
 	for _, queue := range []expr.Any{queueExpr(c), queueTarget(c)} {
@@ -72,9 +100,9 @@ func (r *rule) add(c Config, table string) error {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("this kernel has neither nft's queue expression nor the NFQUEUE target: "+
 			"load or build nft_queue, or nft_compat and xt_NFQUEUE (%w)", unix.EOPNOTSUPP)
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("table inet %s: this kernel has no nftables, or none with owned tables (Linux 5.12 has): %w",
-			table, unix.EOPNOTSUPP)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("table inet %s: this kernel has no nftables, or none with owned tables (Linux 5.12 has): %w (%w)",
+			table, unix.EOPNOTSUPP, err)
 	case err != nil:
 		return fmt.Errorf("table inet %s: %w", table, err)
 	}
@@ -87,12 +115,23 @@ func (r *rule) addWith(c Config, table string, queue expr.Any) error {
 		Name:   table,
 		Flags:  nftables.TableFlagOwner,
 	})
-	r.conn.AddObj(&nftables.NamedObj{
-		Table: r.table,
-		Name:  seenName,
-		Type:  nftables.ObjTypeCounter,
-		Obj:   &expr.Counter{},
-	})
+	for _, name := range []string{seenName, unarmedName} {
+		r.conn.AddObj(&nftables.NamedObj{
+			Table: r.table,
+			Name:  name,
+			Type:  nftables.ObjTypeCounter,
+			Obj:   &expr.Counter{},
+		})
+	}
+	r.armed = &nftables.Set{
+		Table:      r.table,
+		Name:       armedName,
+		KeyType:    nftables.TypeNFProto,
+		HasTimeout: true,
+	}
+	if err := r.conn.AddSet(r.armed, r.elems); err != nil {
+		return err
+	}
 	accept := nftables.ChainPolicyAccept
 	r.chain = r.conn.AddChain(&nftables.Chain{
 		Table:    r.table,
@@ -102,12 +141,50 @@ func (r *rule) addWith(c Config, table string, queue expr.Any) error {
 		Priority: nftables.ChainPriorityRef(priority),
 		Policy:   &accept,
 	})
-	r.conn.AddRule(&nftables.Rule{
-		Table: r.table,
-		Chain: r.chain,
-		Exprs: append(match(c), &expr.Objref{Type: int(nftables.ObjTypeCounter), Name: seenName}, queue),
-	})
+	count := func(name string) expr.Any {
+		return &expr.Objref{Type: int(nftables.ObjTypeCounter), Name: name}
+	}
+	for _, does := range [][]expr.Any{
+		{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+			&expr.Lookup{SourceRegister: 1, SetName: r.armed.Name, SetID: r.armed.ID},
+			count(seenName),
+			queue,
+		},
+		{count(unarmedName)},
+	} {
+		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: append(match(c), does...)})
+	}
 	return r.conn.Flush()
+}
+
+// arm lets packets be queued for another armedFor. An element is taken out and
+// put in again, in one transaction: before Linux 6.12, adding one that is
+// there does not give it more time.
+func (r *rule) arm() error {
+	err := errors.Join(
+		r.conn.SetAddElements(r.armed, r.elems),
+		r.conn.SetDeleteElements(r.armed, r.elems),
+		r.conn.SetAddElements(r.armed, r.elems))
+	if err == nil {
+		err = r.conn.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("renew the rule of table inet %s: %w", r.table.Name, err)
+	}
+	return nil
+}
+
+// armedElements are the elements of the set, for the families that are
+// counted.
+func armedElements(c Config) (elems []nftables.SetElement) {
+	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		if c.Families == OnlyIPv4 && family == unix.NFPROTO_IPV6 || c.Families == OnlyIPv6 && family == unix.NFPROTO_IPV4 {
+			continue
+		}
+		elems = append(elems, nftables.SetElement{Key: []byte{family}, Timeout: armedFor})
+	}
+	return elems
 }
 
 // match returns the expressions that choose the packets to be counted.
@@ -157,26 +234,61 @@ func queueTarget(c Config) expr.Any {
 	return &expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}
 }
 
-// seen returns how many packets the rule has queued, or would have, since it
-// was added.
-func (r *rule) seen() (uint64, error) {
-	object, err := r.conn.GetObject(&nftables.NamedObj{Table: r.table, Name: seenName, Type: nftables.ObjTypeCounter})
-	if err != nil {
-		return 0, fmt.Errorf("counter of table inet %s: %w", r.table.Name, err)
-	}
-	switch o := object.(type) {
-	case *nftables.NamedObj:
-		if counter, ok := o.Obj.(*expr.Counter); ok {
-			return counter.Packets, nil
-		}
-	case *nftables.CounterObj:
-		return o.Packets, nil
-	}
-	return 0, fmt.Errorf("counter of table inet %s is %T: %w", r.table.Name, object, unix.EPROTO)
+// seen returns how many packets were queued, or would have been, since the
+// rule was added, and how many passed because it was not armed. It may be
+// called by several goroutines, and waits for nobody's transaction.
+func (r *rule) seen() (seen, unarmed uint64, err error) {
+	return Counters(r.table.Name)
 }
 
-// disarm deletes the rule and leaves table, chain and counter. A CPU may still
-// be inside the rule when it returns.
+// Counters reads the counters of a kstatd's table, which anybody with
+// CAP_NET_ADMIN may: how many packets were queued, or would have been, and how
+// many passed because nobody had proved to read them.
+func Counters(table string) (seen, unarmed uint64, err error) {
+	conn, err := nftables.New() // with a socket of its own for each request
+	if err != nil {
+		return 0, 0, fmt.Errorf("counters of table inet %s: %w", table, err)
+	}
+	objects, err := conn.GetNamedObjects(&nftables.Table{Family: nftables.TableFamilyINet, Name: table})
+	if err != nil {
+		return 0, 0, fmt.Errorf("counters of table inet %s: %w", table, err)
+	}
+	found := 0
+	for _, object := range objects {
+		named, _ := object.(*nftables.NamedObj)
+		if named == nil {
+			continue
+		}
+		counter, ok := named.Obj.(*expr.Counter)
+		switch {
+		case ok && named.Name == seenName:
+			seen = counter.Packets
+			found++
+		case ok && named.Name == unarmedName:
+			unarmed = counter.Packets
+			found++
+		}
+	}
+	if found != 2 {
+		return 0, 0, fmt.Errorf("counters of table inet %s: %w", table, unix.ENOENT)
+	}
+	return seen, unarmed, nil
+}
+
+// intact reports whether chain and rules are all there.
+func (r *rule) intact() error {
+	rules, err := r.conn.GetRules(r.table, r.chain)
+	switch {
+	case err != nil:
+		return fmt.Errorf("rules of table inet %s: %w", r.table.Name, err)
+	case len(rules) != 2:
+		return fmt.Errorf("table inet %s has %d rules of ours, not 2: %w", r.table.Name, len(rules), unix.ENOENT)
+	}
+	return nil
+}
+
+// disarm deletes the rules and leaves table, chain and counters. A CPU may
+// still be inside a rule when it returns.
 func (r *rule) disarm() error {
 	r.conn.FlushChain(r.chain)
 	if err := r.conn.Flush(); err != nil {

@@ -20,7 +20,7 @@ type fakeKernel struct {
 	lacks  []string // names of expressions and targets that it does not have
 	taken  []string // tables that belong to somebody else
 	tables []string // tables of the transactions that it accepted
-	rule   []byte   // the last rule it was sent
+	rule   []byte   // the rules of the last transaction, one behind the other
 }
 
 func (k *fakeKernel) dial(request []netlink.Message) ([]netlink.Message, error) {
@@ -35,12 +35,13 @@ func (k *fakeKernel) dial(request []netlink.Message) ([]netlink.Message, error) 
 			if err != nil {
 				return nil, err
 			}
+			k.rule = nil
 			table = strings.TrimRight(string(attrs[0].Data), "\x00")
 			if slices.Contains(k.taken, table) {
 				return refuse(unix.EPERM)
 			}
 		case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE:
-			k.rule = m.Data
+			k.rule = append(k.rule, m.Data...)
 			for _, name := range k.lacks {
 				if bytes.Contains(m.Data, []byte(name+"\x00")) {
 					return refuse(unix.ENOENT)
@@ -69,9 +70,9 @@ func (k *fakeKernel) add(t *testing.T, c Config) error {
 	return err
 }
 
-// attribute returns the value of a netlink attribute of 2 bytes or more, in
+// attributeOf returns the value of a netlink attribute of 2 bytes or more, in
 // the form in which it is sent.
-func attribute(t *testing.T, kind uint16, data ...byte) []byte {
+func attributeOf(t *testing.T, kind uint16, data ...byte) []byte {
 	t.Helper()
 	b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: kind, Data: data}})
 	if err != nil {
@@ -97,11 +98,13 @@ func TestQueueExpression(t *testing.T) {
 			t.Fatal(err)
 		}
 		for what, want := range map[string][]byte{
-			"the expression":   attribute(t, unix.NFTA_EXPR_NAME, []byte("queue\x00")...),
-			"the first number": attribute(t, unix.NFTA_QUEUE_NUM, 0x12, 0x34),
-			"how many queues":  attribute(t, unix.NFTA_QUEUE_TOTAL, 0, test.total),
-			"the flags":        attribute(t, unix.NFTA_QUEUE_FLAGS, 0, test.flags),
+			"the expression":   attributeOf(t, unix.NFTA_EXPR_NAME, []byte("queue\x00")...),
+			"the first number": attributeOf(t, unix.NFTA_QUEUE_NUM, 0x12, 0x34),
+			"how many queues":  attributeOf(t, unix.NFTA_QUEUE_TOTAL, 0, test.total),
+			"the flags":        attributeOf(t, unix.NFTA_QUEUE_FLAGS, 0, test.flags),
 			"the counter":      []byte("seen"),
+			"the set":          []byte("armed\x00"),
+			"what passes":      []byte("unarmed"),
 		} {
 			if !bytes.Contains(k.rule, want) {
 				t.Errorf("%+v: the rule lacks %s: no %x in %x", test.config, what, want, k.rule)
@@ -118,7 +121,7 @@ func TestQueueTarget(t *testing.T) {
 	if err := k.add(t, Config{Point: Postrouting, Queue: 0x1234, Queues: 2}); err != nil {
 		t.Fatal(err)
 	}
-	info := attribute(t, unix.NFTA_TARGET_INFO, 0x34, 0x12, 2, 0, 3, 0, 0, 0)
+	info := attributeOf(t, unix.NFTA_TARGET_INFO, 0x34, 0x12, 2, 0, 3, 0, 0, 0)
 	if !bytes.Contains(k.rule, []byte("NFQUEUE\x00")) || !bytes.Contains(k.rule, info) {
 		t.Errorf("the rule lacks the target: no %x in %x", info, k.rule)
 	}

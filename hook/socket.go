@@ -2,11 +2,13 @@ package hook
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -45,6 +47,11 @@ const (
 type socket struct {
 	fd     int
 	portID uint32
+	// sending is held while something but a verdict is sent, and to close fd,
+	// whose number may then be another's.
+	sending sync.Mutex
+	closed  bool
+
 	sink   func([]stats.Packet)
 	notify func(error) // told of an error that ends the reader, and of panics
 
@@ -62,13 +69,16 @@ type socket struct {
 	// one that came back; each return is told through returned.
 	marked, passed atomic.Uint32
 	returned       chan struct{}
-	// unbound is closed when the kernel has confirmed the unbinding.
-	unbound chan struct{}
+	// unbinding is set once go-nfqueue has asked for that, and gone closed
+	// when the kernel has confirmed it, or when nothing can be received.
+	unbinding atomic.Bool
+	gone      chan struct{}
 
 	// What follows belongs to the goroutine that is inside Receive.
 	slots   [batchLen][slotLen]byte
 	vectors [batchLen]unix.Iovec
 	headers [batchLen]mmsghdr
+	bodies  [batchLen][]byte // of packet messages
 	packets [batchLen]stats.Packet
 	verdict [verdictLen]byte
 	yielded time.Time
@@ -109,7 +119,7 @@ func openSocket(queue uint16, queueLen uint32, sink func([]stats.Packet), notify
 		notify:   notify,
 		verdict:  newVerdict(queue),
 		returned: make(chan struct{}, 1),
-		unbound:  make(chan struct{}),
+		gone:     make(chan struct{}),
 	}
 	s.awaited.Store(noReply)
 	for i := range s.headers {
@@ -167,6 +177,7 @@ func (s *socket) Receive() ([]netlink.Message, error) {
 		n, err := s.receiveBatch()
 		if err != nil {
 			s.notify(err)
+			s.leave()
 			return nil, err
 		}
 		if reply := s.handle(s.headers[:n]); reply != nil {
@@ -215,47 +226,56 @@ func (s *socket) receiveBatch() (int, error) {
 	return int(n), nil
 }
 
-// handle counts and accepts the packets of a batch. It returns the awaited
-// reply if that was among them.
+// handle counts and accepts the packets of a batch, and then heeds what else
+// is in it. It returns the awaited reply if that was there.
 func (s *socket) handle(batch []mmsghdr) (reply *netlink.Message) {
-	packets := s.packets[:0]
+	bodies := s.bodies[:0]
 	var lastID uint32
 	for i := range batch {
 		datagram := s.slots[i][:min(batch[i].length, slotLen)]
-		for {
+		h, body, _, _ := cut(datagram) // the kernel sends packets one by one
+		if h.kind != msgPacket {
+			continue
+		}
+		if id, ok := packetID(body); ok {
+			lastID = id
+			bodies = append(bodies, body)
+		}
+	}
+	if len(bodies) > 0 {
+		s.count(bodies)
+		s.accept(lastID)
+	}
+	if len(bodies) == len(batch) {
+		return nil
+	}
+	for i := range batch {
+		for datagram := s.slots[i][:min(batch[i].length, slotLen)]; ; {
 			h, body, rest, ok := cut(datagram)
 			if !ok {
 				break
 			}
+			if r := s.control(h, body); r != nil {
+				reply = r
+			}
 			datagram = rest
-			if h.kind != msgPacket {
-				if r := s.control(h, body); r != nil {
-					reply = r
-				}
-				continue
-			}
-			id, packet, ok := parsePacket(body)
-			if ok {
-				lastID = id
-				packets = append(packets, packet)
-			}
 		}
-	}
-	if len(packets) > 0 {
-		s.count(packets)
-		s.accept(lastID)
 	}
 	return reply
 }
 
-// count hands the packets to the sink. If the sink panics the packets are not
-// counted, and accepted nevertheless.
-func (s *socket) count(packets []stats.Packet) {
+// count classifies packets and hands them to the sink. If any of that panics,
+// packets are not counted, and accepted nevertheless.
+func (s *socket) count(bodies [][]byte) {
 	defer func() {
 		if r := recover(); r != nil {
 			s.notify(fmt.Errorf("panic while counting: %v", r))
 		}
 	}()
+	packets := s.packets[:len(bodies)]
+	for i, body := range bodies {
+		packets[i] = parsePacket(body)
+	}
 	s.sink(packets)
 }
 
@@ -294,8 +314,8 @@ func (s *socket) control(h header, body []byte) *netlink.Message {
 		}
 	case request == msgConfig && uint64(h.sequence) == s.awaited.Load():
 		s.awaited.Store(noReply)
-		if s.stopping.Load() { // the only request after that
-			close(s.unbound)
+		if s.unbinding.Load() {
+			s.leave()
 		}
 		return &netlink.Message{
 			Header: netlink.Header{Length: h.length, Type: netlink.Error, Sequence: h.sequence, PID: s.portID},
@@ -316,7 +336,28 @@ func (s *socket) Send(m netlink.Message) error {
 	if m.Header.Flags&netlink.Acknowledge != 0 {
 		s.awaited.Store(uint64(m.Header.Sequence))
 	}
+	if isUnbind(m) {
+		s.unbinding.Store(true)
+	}
 	return os.NewSyscallError("sendto", s.send(data))
+}
+
+// isUnbind recognizes the request that gives up a queue.
+func isUnbind(m netlink.Message) bool {
+	if m.Header.Type != msgConfig || len(m.Data) < nfgenmsgLen {
+		return false
+	}
+	kind, value, _, ok := attribute(m.Data[nfgenmsgLen:])
+	return ok && kind == attrConfigCmd && len(value) > 0 && value[0] == cmdUnbind
+}
+
+// leave closes gone. Only the goroutine that is inside Receive calls it.
+func (s *socket) leave() {
+	select {
+	case <-s.gone:
+	default:
+		close(s.gone)
+	}
 }
 
 // SendMessages sends requests one by one.
@@ -330,6 +371,11 @@ func (s *socket) SendMessages(messages []netlink.Message) error {
 }
 
 func (s *socket) send(data []byte) error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	if s.closed {
+		return unix.EBADF
+	}
 	for {
 		_, err := unix.SendmsgN(s.fd, data, nil, nil, 0)
 		if err != unix.EINTR {
@@ -354,7 +400,15 @@ func (s *socket) SetWriteDeadline(time.Time) error { return nil }
 func (s *socket) SetDeadline(t time.Time) error { return s.SetReadDeadline(t) }
 
 // Close closes the socket. Nobody may be inside Receive.
-func (s *socket) Close() error { return os.NewSyscallError("close", unix.Close(s.fd)) }
+func (s *socket) Close() error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return os.NewSyscallError("close", unix.Close(s.fd))
+}
 
 // mark sends a marker: a request that does nothing, whose acknowledgement the
 // kernel puts behind everything that is in the socket already.
@@ -388,6 +442,8 @@ func (s *socket) drain(limit time.Duration) error {
 			if _, err := s.mark(); err != nil {
 				return err
 			}
+		case <-s.gone:
+			return errors.New("drain queue: its reader has ended")
 		case <-end:
 			return fmt.Errorf("drain queue: %w", os.ErrDeadlineExceeded)
 		}

@@ -3,21 +3,23 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
-	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// newLogger returns a logger that writes text to stderr. If that is the
-// journal, each line begins with its level as sd-daemon(3) has it, and has no
-// time, which the journal adds.
-func newLogger(stderr *os.File) *slog.Logger {
+// newLogger returns a logger that writes text to lines, on stderr. If that is the journal, each line begins with its level as sd-daemon(3) has it,
+// and has no time, which the journal adds.
+func newLogger(to *lines) *slog.Logger {
 	if toJournal, _ := journal.StderrIsJournalStream(); !toJournal {
-		return slog.New(slog.NewTextHandler(stderr, nil))
+		return slog.New(slog.NewTextHandler(to, nil))
 	}
-	lines := &journalLines{out: stderr}
+	lines := &journalLines{out: to}
 	text := slog.NewTextHandler(lines, &slog.HandlerOptions{
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
@@ -70,10 +72,64 @@ func prefix(level slog.Level) string {
 type journalLines struct {
 	mu     sync.Mutex // held by Handle
 	prefix string
-	out    *os.File
+	out    io.Writer
 }
 
 func (l *journalLines) Write(line []byte) (int, error) {
 	_, err := l.out.Write(bytes.Join([][]byte{[]byte(l.prefix), line}, nil))
 	return len(line), err
+}
+
+// lines writes to a file that somebody may have stopped reading without having
+// closed it: a log must not hold up who writes it. Lines that find no room are
+// dropped, and the next one is told after how many.
+type lines struct {
+	queue   chan []byte // nil asks for written
+	dropped atomic.Uint64
+	written chan struct{}
+}
+
+// keptLines is how many lines wait for their reader.
+const keptLines = 256
+
+// newLines starts to write to out.
+func newLines(out io.Writer) *lines {
+	l := &lines{queue: make(chan []byte, keptLines), written: make(chan struct{}, 1)}
+	go func() {
+		for line := range l.queue {
+			if n := l.dropped.Swap(0); n > 0 {
+				fmt.Fprintf(out, "%d lines were lost here\n", n)
+			}
+			if line == nil {
+				l.written <- struct{}{}
+				continue
+			}
+			_, _ = out.Write(line) // there is nobody to tell
+		}
+	}()
+	return l
+}
+
+// Write takes one line.
+func (l *lines) Write(line []byte) (int, error) {
+	select {
+	case l.queue <- bytes.Clone(line):
+	default:
+		l.dropped.Add(1)
+	}
+	return len(line), nil
+}
+
+// flush waits for what has been taken to be written, but not for long.
+func (l *lines) flush() {
+	limit := time.After(time.Second)
+	select {
+	case l.queue <- nil:
+	case <-limit:
+		return
+	}
+	select {
+	case <-l.written:
+	case <-limit:
+	}
 }

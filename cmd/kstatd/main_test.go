@@ -11,12 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"kstat/fs"
@@ -157,17 +157,10 @@ func nothingLeft(t *testing.T, dir string) {
 	}
 }
 
-func kstatTables(t *testing.T) (names []string) {
+func kstatTables(t *testing.T) []string {
 	t.Helper()
-	conn, err := nftables.New()
+	names, err := sandbox.Tables("kstat")
 	must(t, err)
-	tables, err := conn.ListTables()
-	must(t, err)
-	for _, table := range tables {
-		if strings.HasPrefix(table.Name, "kstat") {
-			names = append(names, table.Name)
-		}
-	}
 	return names
 }
 
@@ -204,7 +197,7 @@ tcp                   6 ipv4              2             100
 	d.expect("uncounted", "0\n")
 	d.end(unix.SIGTERM)
 	nothingLeft(t, dir)
-	for _, part := range []string{"level=INFO msg=ready", "counting started", "counting stopped", "msg=stopped counted=12"} {
+	for _, part := range []string{"level=INFO msg=ready", "counting started", "counting stopped", `msg="counting ended" counted=12`} {
 		if !strings.Contains(d.log.String(), part) {
 			t.Errorf("the log lacks %q:\n%s", part, d.log.String())
 		}
@@ -265,10 +258,7 @@ func TestKilledInTheMiddleOfATransfer(t *testing.T) {
 // on.
 func TestFlushedRuleset(t *testing.T) {
 	d := start(t, mountDir(t), "--start", "--counter", "1")
-	conn, err := nftables.New()
-	must(t, err)
-	conn.FlushRuleset() // what `nft flush ruleset` sends
-	must(t, conn.Flush(), traffic.Ping(lo, 5))
+	must(t, sandbox.FlushRuleset(), traffic.Ping(lo, 5))
 	d.expect("proto/icmp/packets", "10\n")
 	d.expect("uncounted", "0\n")
 }
@@ -316,7 +306,9 @@ func TestSecondDaemon(t *testing.T) {
 		"queue 4 is held":  {"--mount", other, "--queue", "4"},
 		"queue 4 is held ": {"--mount", other, "--queue", "3", "--queues", "3"},
 	} {
+		began := time.Now()
 		status, _, stderr := once(t, args...)
+		within(t, "the end of a second daemon", time.Since(began), time.Second)
 		if status != exitFailure || !strings.Contains(stderr, pid) || !strings.Contains(stderr, strings.TrimSpace(what)) {
 			t.Errorf("%s: status %d, want %d; want %q in: %s", what, status, exitFailure, pid, stderr)
 		}
@@ -340,8 +332,8 @@ func TestSecondDaemon(t *testing.T) {
 	nothingLeft(t, other)
 }
 
-// TestQueueTakenByAStranger: at the start of the daemon, and at the start of
-// counting.
+// TestQueueTakenByAStranger: the daemon names who has the queue, and leaves
+// nothing.
 func TestQueueTakenByAStranger(t *testing.T) {
 	sandbox.Need(t, sandbox.Root) // who holds a queue is root's to see
 	stranger := func() *hook.NFQueue {
@@ -374,7 +366,7 @@ func TestStartUpFails(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{"--queue", "65536"}, {"--queue", "-1"}, {"--queue", "x"}, {"--queues", "0"}, {"--queue", "65535", "--queues", "2"},
+		{"--queue", "65536"}, {"--queue", "-1"}, {"--queue", "x"}, {"--queues", "0"}, {"--queues", "65536"}, {"--queue", "65535", "--queues", "2"},
 		{"--queue-len", "0"}, {"--queue-len", "9999999"}, {"--counter", "0"}, {"--counter", "4294967296"}, {"--hook", "ingress"},
 		{"--family", "arp"}, {"--mount", ""}, {"--mount"}, {"--no-such-flag"}, {"argument"}, {"--start=perhaps"},
 	} {
@@ -440,4 +432,76 @@ func TestJournal(t *testing.T) {
 		}
 	}
 	must(t, cmd.Wait())
+}
+
+// TestOneProcess: where a process cannot give up privileges, the daemon is one
+// process, says so in one line, and does all the same.
+func TestOneProcess(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
+	dir := mountDir(t)
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	cmd := command("--mount", dir, "--start", "--counter", "1")
+	cmd.Stderr = w
+	started := make(chan error)
+	end := make(chan struct{})
+	defer close(end)
+	go func() { // what this thread gives up, its children never have
+		runtime.LockOSThread()
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SETPCAP, 0, 0, 0)
+		started <- errors.Join(err, cmd.Start())
+		<-end
+	}()
+	must(t, <-started, w.Close())
+	lines := bufio.NewScanner(r)
+	var log []string
+	for lines.Scan() {
+		log = append(log, lines.Text())
+		if strings.Contains(lines.Text(), "msg=ready") {
+			break
+		}
+	}
+	if len(log) != 2 || !strings.Contains(log[0], "running as one process") {
+		t.Errorf("the log says %q, want one warning and ready", log)
+	}
+	must(t, traffic.Ping(lo, 3))
+	if text, err := os.ReadFile(filepath.Join(dir, "proto/icmp/packets")); err != nil || string(text) != "6\n" {
+		t.Errorf("6 packets: %q, %v", text, err)
+	}
+	must(t, cmd.Process.Signal(unix.SIGTERM))
+	for lines.Scan() {
+	}
+	must(t, cmd.Wait())
+	nothingLeft(t, dir)
+}
+
+// TestWorkerPrivileges: the process that sees packets has CAP_NET_ADMIN, may
+// never have more, and the tree shows the supervisor's number.
+func TestWorkerPrivileges(t *testing.T) {
+	d := start(t, mountDir(t))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.worker()))
+	must(t, err)
+	want := fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN)
+	for _, line := range []string{"CapPrm:\t" + want, "CapEff:\t" + want, "CapBnd:\t" + want, "CapInh:\t0000000000000000", "NoNewPrivs:\t1"} {
+		if !strings.Contains(string(status), line+"\n") {
+			t.Errorf("no %q in:\n%s", line, status)
+		}
+	}
+	if pid := d.document().PID; pid != d.cmd.Process.Pid {
+		t.Errorf("the tree says pid %d, want %d", pid, d.cmd.Process.Pid)
+	}
+}
+
+// TestUnmountedByAnother: the daemon ends with a status of its own, so that a
+// service manager can leave it at that, says so once, and leaves nothing.
+func TestUnmountedByAnother(t *testing.T) {
+	dir := mountDir(t)
+	d := start(t, dir, "--start")
+	must(t, unix.Unmount(dir, unix.MNT_DETACH))
+	<-d.done
+	if status := d.cmd.ProcessState.ExitCode(); status != exitUnmounted || strings.Count(d.log.String(), "kstatd ends") != 1 {
+		t.Errorf("status %d, want %d; the log:\n%s", status, exitUnmounted, d.log.String())
+	}
+	nothingLeft(t, dir)
 }

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"kstat/fs"
+	"kstat/hook"
+	"kstat/stats"
+)
+
+// What a worker tells whoever runs it.
+type news byte
+
+const (
+	ready   news = 'R' // the tree is live, and counting is on if it is to be
+	drained news = 'D' // counting has ended for good: the tree may go
+)
+
+// workerName is what a worker is called, which is also how it knows that it is
+// one.
+const workerName = "kstatd-worker"
+
+// The descriptors that a worker is born with.
+const (
+	connectionFD = 3 + iota // to the kernel, for the tree
+	stateFD                 // the figures
+	newsFD                  // to the supervisor
+)
+
+// runWorker is the main function of a worker process.
+func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
+	_ = os.WriteFile("/proc/self/comm", []byte(workerName), 0) // else it is called exe
+	s, err := mapState(os.NewFile(stateFD, "state"))
+	if err != nil {
+		return err
+	}
+	supervisor := os.NewFile(newsFD, "news")
+	return work(ctx, o, log, s, os.NewFile(connectionFD, "/dev/fuse"), os.Getppid(), func(n news) {
+		_, _ = supervisor.Write([]byte{byte(n)}) // without a supervisor, we are about to be killed
+	})
+}
+
+// work counts and serves until ctx ends: then it stops counting, tells that,
+// and serves until the tree is unmounted. pid is what the tree shows as the
+// daemon's.
+func work(ctx context.Context, o *options, log *slog.Logger, s *state, connection *os.File, pid int, tell func(news)) error {
+	c := o.hook
+	c.Log, c.Before, c.Alive, c.Opened = log, s.before(), s.beat, s.opened
+	nfqueue, err := hook.New(c, s.table)
+	if err != nil {
+		return errors.Join(err, connection.Close())
+	}
+	engine := &engine{NFQueue: nfqueue, state: s}
+	tree := &fs.Tree{
+		Table:   s.table,
+		Engine:  engine,
+		Names:   protocolNames(log),
+		Health:  engine.health,
+		PID:     pid,
+		Version: version(),
+		Log:     log,
+	}
+	s.proved = time.Now()
+	if s.started.Load() {
+		if err := engine.Start(); err != nil {
+			return errors.Join(fmt.Errorf("start: %w", err), engine.Close(), connection.Close())
+		}
+	}
+	server, err := tree.Serve(connection)
+	if err != nil {
+		return errors.Join(err, engine.Close())
+	}
+	tell(ready)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return engine.Run(ctx) })
+	g.Go(func() error { return server.Run(ctx) })
+	err = g.Wait()
+	log.Info("counting ended", "counted", s.table.Counted())
+	tell(drained)
+	server.Drain(time.Second)
+	return err
+}
+
+// engine is an NFQueue whose start and stop outlive it.
+type engine struct {
+	*hook.NFQueue
+	state *state
+	mu    sync.Mutex // one start or stop at a time
+}
+
+// Start starts and remembers it.
+func (e *engine) Start() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.NFQueue.Start(); err != nil {
+		return err
+	}
+	e.state.endGap(time.Now())
+	e.state.started.Store(true)
+	return nil
+}
+
+// Stop stops and remembers it: before it does so, because a worker that hangs
+// is killed in the middle, and the next should do as it was told. An engine
+// that has ended stops nothing.
+func (e *engine) Stop() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.state.started.Swap(false)
+	err := e.NFQueue.Stop()
+	if errors.Is(err, hook.ErrClosed) {
+		e.state.started.Store(before)
+	}
+	return err
+}
+
+func (e *engine) health() fs.Health {
+	status, _ := e.Status() // an error shows in the file uncounted
+	return e.state.health(status)
+}
+
+// protocolNames reads the host's names of protocols, or takes the built-in
+// ones.
+func protocolNames(log *slog.Logger) *stats.Names {
+	f, err := os.Open("/etc/protocols")
+	if err != nil {
+		return stats.BuiltinNames()
+	}
+	defer f.Close()
+	names, err := stats.ParseNames(f)
+	if err != nil {
+		log.Warn("/etc/protocols cannot be read: built-in protocol names are used", "err", err)
+		return stats.BuiltinNames()
+	}
+	return names
+}

@@ -1,0 +1,74 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"time"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnmounted is returned by [Server.Run] if somebody has unmounted the tree.
+var ErrUnmounted = errors.New("the tree was unmounted by somebody else")
+
+// Server answers the kernel's requests for a tree.
+type Server struct {
+	ended chan struct{} // closed when the kernel has let go of the tree
+}
+
+// Serve begins to answer the requests that come over a connection, as
+// [MountPoint.Mount] has made it, and takes the connection over.
+func (t *Tree) Serve(connection *os.File) (*Server, error) {
+	// go-fuse closes the descriptor in the end, and so would the os.File.
+	fd, err := unix.FcntlInt(connection.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err = errors.Join(err, connection.Close()); err != nil {
+		return nil, fmt.Errorf("serve the tree: %w", err)
+	}
+	hour := time.Hour
+	server, err := gofs.Mount(fmt.Sprintf("/dev/fd/%d", fd), &root{tree: t}, &gofs.Options{
+		EntryTimeout: &hour,
+		AttrTimeout:  &hour,
+		// Every file of the tree says its mode, and reset's is 0200.
+		NullPermissions: true,
+		MountOptions: fuse.MountOptions{
+			MaxWrite:      maxWrite,
+			DisableXAttrs: true,
+			Logger:        log.New(io.Discard, "", 0),
+		},
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("serve the tree: %w", err), unix.Close(fd))
+	}
+	s := &Server{ended: make(chan struct{})}
+	go func() {
+		server.Wait()
+		close(s.ended)
+	}()
+	return s, nil
+}
+
+// Run returns ErrUnmounted if the tree is unmounted, and nil if ctx ends
+// first.
+func (s *Server) Run(ctx context.Context) error {
+	select {
+	case <-s.ended:
+		return ErrUnmounted
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// Drain waits until the tree, which has been unmounted, is not used any more,
+// for at most the given time: somebody may have a file open.
+func (s *Server) Drain(limit time.Duration) {
+	select {
+	case <-s.ended:
+	case <-time.After(limit):
+	}
+}
