@@ -3,8 +3,9 @@
 # Go is found by tools/go (sudo often hides it); make GO=/path/to/go names one.
 
 .DEFAULT_GOAL := build
+SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: build run demo test race fuzz bench lint fmt check clean help
+.PHONY: build run demo test race fuzz faults soak bench lint fmt check clean help
 .PHONY: summary fmt-check vet staticcheck arrows vuln modules
 
 go := tools/go
@@ -14,6 +15,7 @@ lint := $(go) tool -modfile=tools/lint/go.mod
 TESTFLAGS ?= -count=1 -timeout=5m
 PKGS ?= ./...
 FUZZTIME ?= 10s
+HOURS ?= 1
 
 # kstatd has no C, and AllThreadsSyscall would not work with it.
 export CGO_ENABLED := 0
@@ -55,6 +57,13 @@ race: summary ## run every test under the race detector, stats, hook and fs also
 
 fuzz: ## run every fuzz target for FUZZTIME=10s
 	@tools/fuzz $(FUZZTIME)
+
+faults: summary ## the fault suite at full length, each figure shown, under ten minutes (needs root, strace, nftables, iptables)
+	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./cmd/kstatd | grep -vE '^(=== |ok |PASS)'; \
+	exit $${PIPESTATUS[0]}
+
+soak: build ## run under load for HOURS=1 and look whether anything grows (needs root)
+	@$(go) run ./lab/soak -kstatd bin/kstatd -hours $(HOURS)
 
 bench: build ## measure kstatd beside its peers (needs root; gcc for the peers in C)
 	@$(go) run ./bench -kstatd bin/kstatd
