@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,7 +131,8 @@ func (m *MountPoint) Unmount() error {
 // Close unmounts, removes the directory if it was made, and gives up the lock.
 func (m *MountPoint) Close() error {
 	err := m.Unmount()
-	if m.made {
+	if m.made && m.under != nil {
+		m.sweep()
 		if e := unix.Rmdir(m.dir); e != nil {
 			err = errors.Join(err, fmt.Errorf("remove the mount point %s: %w", m.dir, e))
 		}
@@ -250,14 +252,39 @@ func (m *MountPoint) inspect() error {
 	if err := unix.Lstat(m.dir, &named); err != nil || opened.Dev != named.Dev || opened.Ino != named.Ino {
 		return m.refuse(unix.EBUSY, "it changed while it was looked at; try again")
 	}
+	if n, err := unix.Fgetxattr(int(m.under.Fd()), madeAttr, nil); err == nil && n > 0 {
+		m.made = true
+		m.sweep()
+	}
 	if _, err := m.under.Readdirnames(1); !errors.Is(err, io.EOF) {
 		m.made = false
 		return m.refuse(unix.ENOTEMPTY, "the directory is not empty; choose another, or empty it")
 	}
-	if n, err := unix.Fgetxattr(int(m.under.Fd()), madeAttr, nil); err == nil && n > 0 {
-		m.made = true
-	}
 	return nil
+}
+
+// sweep removes from a directory that was made to be a mount point what a shell
+// has put there: root's `echo 1 > start`, in the instant between a dead tree and
+// the next one, makes a file of that name. Anything else stays.
+func (m *MountPoint) sweep() {
+	_, _ = m.under.Seek(0, io.SeekStart) // it may have been read
+	names, err := m.under.Readdirnames(-1)
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		isFile := unix.Fstatat(int(m.under.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+		if isFile && st.Size <= pageSize && writable(name) {
+			_ = unix.Unlinkat(int(m.under.Fd()), name, 0)
+		}
+	}
+	_, _ = m.under.Seek(0, io.SeekStart)
+}
+
+// writable reports whether the tree has a file of that name that takes writes.
+func writable(name string) bool {
+	return slices.ContainsFunc(files, func(f file) bool { return f.name == name && f.write != nil })
 }
 
 // refuse returns the error for a mount point that cannot be used.

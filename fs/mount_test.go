@@ -160,6 +160,35 @@ func TestKilledServer(t *testing.T) {
 	}
 }
 
+// TestStrayFiles: what a shell writes into the bare directory of a tree that is
+// just being replaced does not stand in the way of the next start, or of the
+// end. What somebody else has put there does.
+func TestStrayFiles(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces)
+	dir := filepath.Join(t.TempDir(), "kstat")
+	stray := func(name string) { must(t, os.WriteFile(filepath.Join(dir, name), []byte("1\n"), 0o644)) }
+	m, err := Lock(dir)
+	must(t, err)
+	stray("start")
+	stray("counter")
+	must(t, m.under.Close()) // as a killed one would
+	m, err = Lock(dir)
+	must(t, err)
+	stray("reset")
+	must(t, m.Close())
+	if exists(dir) {
+		t.Error("the directory is still there")
+	}
+
+	m, err = Lock(dir)
+	must(t, err)
+	stray("nout") // no shell could have made that by writing to the tree
+	must(t, m.under.Close())
+	if _, err := Lock(dir); !errors.Is(err, unix.ENOTEMPTY) || !exists(filepath.Join(dir, "nout")) {
+		t.Errorf("a stranger's file: got %v, want ENOTEMPTY and the file", err)
+	}
+}
+
 // TestUnmountedByAnother: the server notices, and ends.
 func TestUnmountedByAnother(t *testing.T) {
 	s := serve(t)
