@@ -45,8 +45,8 @@ func main() {
 
 // The limits.
 const (
-	maxSlope  = 1.0 // MiB an hour
-	warmUp    = 0.1 // of the time is not looked at
+	maxSlope  = 1.0             // MiB an hour
+	warmUp    = 5 * time.Minute // at most half of the time, is not looked at
 	memoryMax = 64 << 20
 )
 
@@ -142,7 +142,10 @@ func (d *daemon) judge(samples []sample, sent uint64) error {
 	if err != nil {
 		return err
 	}
-	samples = samples[int(float64(len(samples))*warmUp):]
+	end := samples[len(samples)-1].at
+	for samples[0].at < min(warmUp, end/2) {
+		samples = samples[1:]
+	}
 	first, last := samples[0], samples[len(samples)-1]
 	slope := slopePerHour(samples)
 	fmt.Printf("memory grows by %.2f MiB an hour; %d packets sent, %d counted, %d uncounted\n", slope, sent, doc.Live.Packets, doc.Uncounted)
