@@ -108,7 +108,7 @@ func TestFaultTinySocketBuffer(t *testing.T) {
 	e, table := newEngine(t, quiet())
 	sink := newStoppable(table)
 	startWith(t, e, sink.add)
-	must(t, unix.SetsockoptInt(e.session.queues[0].socket.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4096))
+	must(t, unix.SetsockoptInt(e.session.queues[0].socket.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
 	peer := sandbox.Veth(t)
 	arrived, err := receiver(peer)
 	must(t, err)

@@ -373,6 +373,7 @@ func retransmissions(t *testing.T) int {
 // load. There is one mount and one table each time, and the host loses
 // nothing.
 func TestFaultRestarts(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
 	dir := mountDir(t)
 	stop := echoes(t)
 	random := rand.New(rand.NewPCG(1, 2))
