@@ -393,8 +393,8 @@ type session struct {
 
 	// before is what table had counted when the rule was added.
 	before atomic.Uint64
-	// seen reads the rule's counters.
-	seen atomic.Pointer[func() (seen, unarmed uint64, err error)]
+	// counters is the name of the table that holds the rule's counters.
+	counters atomic.Pointer[string]
 
 	strangers bool // another rule uses our queues, and that was said
 }
@@ -403,8 +403,7 @@ type session struct {
 func (s *session) place(r *rule, before uint64) {
 	s.rule = r
 	s.before.Store(before)
-	seen := r.seen
-	s.seen.Store(&seen)
+	s.counters.Store(&r.table.Name)
 }
 
 // open starts a session. The queues come before the rule: a queue drops
@@ -474,7 +473,7 @@ func (s *session) unbind() error {
 // counted. Its order makes the error one-sided: what is still waiting when the
 // counters have been read may be counted a moment later, and is no loss.
 func (s *session) uncounted() (uint64, error) {
-	seen, unarmed, err := (*s.seen.Load())()
+	seen, unarmed, err := Counters(*s.counters.Load())
 	if err != nil {
 		return 0, err
 	}
@@ -487,7 +486,7 @@ func (s *session) uncounted() (uint64, error) {
 // our rule has put in: then another rule uses the same number.
 func (s *session) lookForStrangers(log *slog.Logger) {
 	counted := s.table.Counted() - s.before.Load() // before the counter is read: that is ahead
-	seen, _, err := s.rule.seen()
+	seen, _, err := Counters(s.rule.table.Name)
 	if err == nil && counted > seen && !s.strangers {
 		s.strangers = true
 		log.Warn("another rule sends packets to our queue, and they are counted as well: choose another number with --queue",

@@ -234,16 +234,10 @@ func queueTarget(c Config) expr.Any {
 	return &expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}
 }
 
-// seen returns how many packets were queued, or would have been, since the
-// rule was added, and how many passed because it was not armed. It may be
-// called by several goroutines, and waits for nobody's transaction.
-func (r *rule) seen() (seen, unarmed uint64, err error) {
-	return Counters(r.table.Name)
-}
-
 // Counters reads the counters of a kstatd's table, which anybody with
 // CAP_NET_ADMIN may: how many packets were queued, or would have been, and how
-// many passed because nobody had proved to read them.
+// many passed because nobody had proved to read them, both since the rule was
+// added. It waits for nobody's transaction.
 func Counters(table string) (seen, unarmed uint64, err error) {
 	conn, err := nftables.New() // with a socket of its own for each request
 	if err != nil {

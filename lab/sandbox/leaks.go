@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/nftables"
 	"go.uber.org/goleak"
 )
 
@@ -102,13 +101,9 @@ func tables() ([]string, error) {
 	if Missing(Namespaces) != nil || Missing(NFTables) != nil {
 		return nil, nil
 	}
-	c, err := nftables.New()
+	list, err := listTables()
 	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
-	}
-	list, err := c.ListTables()
-	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, t := range list {

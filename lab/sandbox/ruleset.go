@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -12,20 +13,25 @@ import (
 // Tables returns the names of the nftables tables of this namespace that begin
 // with prefix, in the kernel's order.
 func Tables(prefix string) (names []string, err error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("list tables: %w", err)
-	}
-	tables, err := conn.ListTables()
-	if err != nil {
-		return nil, fmt.Errorf("list tables: %w", err)
-	}
+	tables, err := listTables()
 	for _, t := range tables {
-		if len(t.Name) >= len(prefix) && t.Name[:len(prefix)] == prefix {
+		if strings.HasPrefix(t.Name, prefix) {
 			names = append(names, t.Name)
 		}
 	}
-	return names, nil
+	return names, err
+}
+
+func listTables() ([]*nftables.Table, error) {
+	var tables []*nftables.Table
+	conn, err := nftables.New()
+	if err == nil {
+		tables, err = conn.ListTables()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return tables, nil
 }
 
 // FlushRuleset does what `nft flush ruleset` does: it deletes every table of
