@@ -148,7 +148,12 @@ func (d *daemon) judge(samples []sample, sent uint64) error {
 	}
 	first, last := samples[0], samples[len(samples)-1]
 	slope := slopePerHour(samples)
-	fmt.Printf("memory grows by %.2f MiB an hour; %d packets sent, %d counted, %d uncounted\n", slope, sent, doc.Live.Packets, doc.Uncounted)
+	refused, err := d.refused()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("memory grows by %.2f MiB an hour of a limit of %d MiB (%s); %d packets sent, %d counted, %d uncounted\n",
+		slope, memoryMax>>20, refused, sent, doc.Live.Packets, doc.Uncounted)
 	var errs []error
 	if slope > maxSlope {
 		errs = append(errs, fmt.Errorf("memory grows by %.2f MiB an hour, more than %v", slope, maxSlope))
@@ -181,6 +186,7 @@ func slopePerHour(samples []sample) float64 {
 // daemon is the kstatd under test.
 type daemon struct {
 	dir    string
+	group  string // its memory control group
 	signal func(os.Signal) error
 	wait   func() error
 	pids   []int // supervisor and worker
@@ -192,9 +198,14 @@ func startDaemon(kstatd, dir string) (*daemon, error) {
 		return nil, err
 	}
 	defer notify.Close()
-	cmd := sandbox.Command(kstatd, "--mount", dir, "--start")
+	group, err := memoryGroup()
+	if err != nil {
+		return nil, err
+	}
+	// The shell joins the group, so that everything the daemon ever has is charged to it.
+	cmd := sandbox.Command("/bin/sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group, kstatd, "--mount", dir, "--start")
 	cmd.Stderr = os.Stderr
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=@kstat-soak", "GOMEMLIMIT="+strconv.Itoa(memoryMax/2))
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=@kstat-soak")
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w; make build makes it", kstatd, err)
 	}
@@ -204,7 +215,7 @@ func startDaemon(kstatd, dir string) (*daemon, error) {
 	if _, err := notify.Read(make([]byte, 64)); err != nil {
 		return nil, fmt.Errorf("kstatd is not ready: %w", err)
 	}
-	d := &daemon{dir: dir, signal: cmd.Process.Signal, wait: cmd.Wait, pids: []int{cmd.Process.Pid}}
+	d := &daemon{dir: dir, group: group, signal: cmd.Process.Signal, wait: cmd.Wait, pids: []int{cmd.Process.Pid}}
 	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
 	if err != nil {
 		return nil, err
@@ -222,7 +233,36 @@ func startDaemon(kstatd, dir string) (*daemon, error) {
 	return d, nil
 }
 
-func (d *daemon) stop() error { return errors.Join(d.signal(syscall.SIGTERM), d.wait()) }
+func (d *daemon) stop() error {
+	return errors.Join(d.signal(syscall.SIGTERM), d.wait(), os.Remove(d.group))
+}
+
+// memoryGroup makes a control group that may use memoryMax bytes, page cache and
+// kernel memory included, in the hierarchy of either version.
+func memoryGroup() (string, error) {
+	root, limit := "/sys/fs/cgroup", "memory.max"
+	if _, err := os.Stat(root + "/memory/memory.limit_in_bytes"); err == nil {
+		root, limit = root+"/memory", "memory.limit_in_bytes"
+	}
+	dir, err := os.MkdirTemp(root, "kstat-soak-")
+	if err != nil {
+		return "", fmt.Errorf("make a memory control group: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, limit), []byte(strconv.Itoa(memoryMax)), 0o644); err != nil {
+		return "", errors.Join(fmt.Errorf("limit the memory: %w", err), os.Remove(dir))
+	}
+	return dir, nil
+}
+
+// refused is how often the group had no memory to give, and had to reclaim or kill.
+func (d *daemon) refused() (string, error) {
+	for _, name := range []string{"memory.failcnt", "memory.events"} {
+		if text, err := os.ReadFile(filepath.Join(d.group, name)); err == nil {
+			return name + ": " + strings.Join(strings.Fields(string(text)), " "), nil
+		}
+	}
+	return "", fmt.Errorf("%s does not say how often memory was refused", d.group)
+}
 
 func (d *daemon) document() (doc fs.Document, err error) {
 	text, err := os.ReadFile(filepath.Join(d.dir, "stats.json"))
