@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ var (
 // fill adds a node for each of files.
 func (d *dir) fill(ctx context.Context, tree *Tree, files []file) {
 	for i := range files {
-		node := &fileNode{file: &files[i], tree: tree, born: d.born}
+		node := &Node{file: files[i].of(tree), born: d.born}
 		d.AddChild(files[i].name, d.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
 	}
 }
@@ -100,35 +101,49 @@ func (*dir) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32) 
 	return syscall.EPERM
 }
 
-// fileNode is one file of the table.
-type fileNode struct {
+// File is a file as procfs and sysfs have them: its text is made when it is
+// read, and a write is a store. Read or Write may be nil: that cannot be done,
+// by nobody. Their errors become errnos.
+type File struct {
+	Name  string
+	Mode  uint32 // permissions
+	Size  uint64 // what stat shows, in bytes
+	Read  func() ([]byte, error)
+	Write func([]byte) error
+	Log   *slog.Logger // is told of reads that are refused
+}
+
+// Node is a [File] in a file system.
+type Node struct {
 	gofs.Inode
-	file *file
-	tree *Tree
+	file File
 	born time.Time
 }
 
+// NewNode returns a node of the file.
+func NewNode(f File) *Node { return &Node{file: f, born: time.Now()} }
+
 var (
-	_ gofs.NodeGetattrer = (*fileNode)(nil)
-	_ gofs.NodeSetattrer = (*fileNode)(nil)
-	_ gofs.NodeOpener    = (*fileNode)(nil)
-	_ gofs.NodeFsyncer   = (*fileNode)(nil)
+	_ gofs.NodeGetattrer = (*Node)(nil)
+	_ gofs.NodeSetattrer = (*Node)(nil)
+	_ gofs.NodeOpener    = (*Node)(nil)
+	_ gofs.NodeFsyncer   = (*Node)(nil)
 )
 
 // Getattr describes the file.
-func (n *fileNode) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	out.Mode, out.Size, out.Nlink = n.file.mode, n.file.size, 1
+func (n *Node) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode, out.Size, out.Nlink = n.file.Mode, n.file.Size, 1
 	out.SetTimes(&n.born, &n.born, &n.born)
 	return 0
 }
 
 // Setattr takes a truncation, which is how the O_TRUNC of a shell's > comes,
 // and new times, as if it had done something. Mode and owner are fixed.
-func (n *fileNode) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (n *Node) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	switch {
 	case in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
 		return syscall.EPERM
-	case in.Valid&fuse.FATTR_SIZE != 0 && n.file.write == nil:
+	case in.Valid&fuse.FATTR_SIZE != 0 && n.file.Write == nil:
 		return syscall.EACCES
 	}
 	return n.Getattr(ctx, h, out)
@@ -136,20 +151,20 @@ func (n *fileNode) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetA
 
 // Open refuses what the file cannot do. The kernel has checked the mode, but
 // lets root pass.
-func (n *fileNode) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+func (n *Node) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	access := flags & unix.O_ACCMODE
-	if access != unix.O_WRONLY && n.file.read == nil || access != unix.O_RDONLY && n.file.write == nil {
+	if access != unix.O_WRONLY && n.file.Read == nil || access != unix.O_RDONLY && n.file.Write == nil {
 		return nil, 0, syscall.EACCES
 	}
-	return &handle{node: n}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+	return &handle{file: &n.file}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 }
 
 // Fsync has nothing to do: a write has taken effect when it returns.
-func (n *fileNode) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { return 0 }
+func (n *Node) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { return 0 }
 
 // handle is an open file.
 type handle struct {
-	node *fileNode
+	file *File
 
 	mu   sync.Mutex
 	text []byte // nil before the first read
@@ -166,9 +181,9 @@ func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadRe
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if offset == 0 || h.text == nil {
-		text, err := h.node.file.read(h.node.tree)
+		text, err := h.file.Read()
 		if err != nil {
-			h.node.tree.Log.Error("read refused", "file", h.node.file.name, "err", err)
+			h.file.Log.Error("read refused", "file", h.file.Name, "err", err)
 			return nil, errno(err)
 		}
 		h.text = text
@@ -180,7 +195,7 @@ func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadRe
 
 // Write is one store, wherever in the file it was meant to go.
 func (h *handle) Write(_ context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
-	if err := h.node.file.write(h.node.tree, data); err != nil {
+	if err := h.file.Write(data); err != nil {
 		return 0, errno(err)
 	}
 	return uint32(len(data)), 0

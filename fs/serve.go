@@ -31,7 +31,7 @@ func (t *Tree) Serve(connection *os.File) (*Server, error) {
 		return nil, fmt.Errorf("serve the tree: %w", err)
 	}
 	hour := time.Hour
-	server, err := gofs.Mount(fmt.Sprintf("/dev/fd/%d", fd), &root{tree: t}, &gofs.Options{
+	server, err := gofs.Mount(fmt.Sprintf("/dev/fd/%d", fd), t.Root(), &gofs.Options{
 		EntryTimeout: &hour,
 		AttrTimeout:  &hour,
 		// Every file of the tree says its mode, and reset's is 0200.

@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"syscall"
 	"time"
 
@@ -39,15 +40,36 @@ type Tree struct {
 	Log     *slog.Logger
 }
 
-// file is one file of the tree. Its content is made by read and taken by
-// write; nil means that this cannot be done, by nobody.
+// file is one file of the tree, before it belongs to one; see [File].
 type file struct {
 	name  string
 	mode  uint32
-	size  uint64 // what stat shows
+	size  uint64
 	read  func(*Tree) ([]byte, error)
 	write func(*Tree, []byte) error
 }
+
+// of returns the file of a tree.
+func (f *file) of(t *Tree) File {
+	bound := File{Name: f.name, Mode: f.mode, Size: f.size, Log: t.Log}
+	if f.read != nil {
+		bound.Read = func() ([]byte, error) { return f.read(t) }
+	}
+	if f.write != nil {
+		bound.Write = func(text []byte) error { return f.write(t, text) }
+	}
+	return bound
+}
+
+// File returns the file of a name at the top of the tree, for another file
+// system that shows it, too. There must be one.
+func (t *Tree) File(name string) File {
+	return files[slices.IndexFunc(files, func(f file) bool { return f.name == name })].of(t)
+}
+
+// Root returns the folder that holds the whole tree, for a file system to
+// mount or to hold.
+func (t *Tree) Root() gofs.InodeEmbedder { return &root{tree: t} }
 
 // files is the table of files, in the order of the contract. The protocols'
 // folders are beside it, see protocolFiles.
