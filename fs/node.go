@@ -12,28 +12,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dir is a folder. Nothing can be made or removed in it, by nobody.
-type dir struct {
+// Dir is a folder. Nothing can be made or removed in it, by nobody.
+type Dir struct {
 	gofs.Inode
 	born time.Time
 }
 
+// NewDir returns a folder.
+func NewDir() *Dir { return &Dir{born: time.Now()} }
+
 var (
-	_ gofs.NodeGetattrer = (*dir)(nil)
-	_ gofs.NodeSetattrer = (*dir)(nil)
-	_ gofs.NodeCreater   = (*dir)(nil)
-	_ gofs.NodeTmpfiler  = (*dir)(nil)
-	_ gofs.NodeMkdirer   = (*dir)(nil)
-	_ gofs.NodeMknoder   = (*dir)(nil)
-	_ gofs.NodeLinker    = (*dir)(nil)
-	_ gofs.NodeSymlinker = (*dir)(nil)
-	_ gofs.NodeUnlinker  = (*dir)(nil)
-	_ gofs.NodeRmdirer   = (*dir)(nil)
-	_ gofs.NodeRenamer   = (*dir)(nil)
+	_ gofs.NodeGetattrer = (*Dir)(nil)
+	_ gofs.NodeSetattrer = (*Dir)(nil)
+	_ gofs.NodeCreater   = (*Dir)(nil)
+	_ gofs.NodeTmpfiler  = (*Dir)(nil)
+	_ gofs.NodeMkdirer   = (*Dir)(nil)
+	_ gofs.NodeMknoder   = (*Dir)(nil)
+	_ gofs.NodeLinker    = (*Dir)(nil)
+	_ gofs.NodeSymlinker = (*Dir)(nil)
+	_ gofs.NodeUnlinker  = (*Dir)(nil)
+	_ gofs.NodeRmdirer   = (*Dir)(nil)
+	_ gofs.NodeRenamer   = (*Dir)(nil)
 )
 
 // fill adds a node for each of files.
-func (d *dir) fill(ctx context.Context, tree *Tree, files []file) {
+func (d *Dir) fill(ctx context.Context, tree *Tree, files []file) {
 	for i := range files {
 		node := &Node{file: files[i].of(tree), born: d.born}
 		d.AddChild(files[i].name, d.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
@@ -41,19 +44,19 @@ func (d *dir) fill(ctx context.Context, tree *Tree, files []file) {
 }
 
 // addDir adds a folder.
-func (d *dir) addDir(ctx context.Context, name string, child gofs.InodeEmbedder) {
+func (d *Dir) addDir(ctx context.Context, name string, child gofs.InodeEmbedder) {
 	d.AddChild(name, d.NewPersistentInode(ctx, child, gofs.StableAttr{Mode: fuse.S_IFDIR}), false)
 }
 
 // Getattr describes the folder.
-func (d *dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+func (d *Dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	out.Mode, out.Nlink = 0o555, 2
 	out.SetTimes(&d.born, &d.born, &d.born)
 	return 0
 }
 
 // Setattr refuses everything but new times, which it forgets.
-func (d *dir) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (d *Dir) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		return syscall.EPERM
 	}
@@ -61,43 +64,43 @@ func (d *dir) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn
 }
 
 // Create refuses.
-func (*dir) Create(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
+func (*Dir) Create(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
 	return nil, nil, 0, syscall.EPERM
 }
 
 // Tmpfile refuses.
-func (*dir) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
+func (*Dir) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
 	return nil, nil, 0, syscall.EPERM
 }
 
 // Mkdir refuses.
-func (*dir) Mkdir(context.Context, string, uint32, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+func (*Dir) Mkdir(context.Context, string, uint32, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	return nil, syscall.EPERM
 }
 
 // Mknod refuses.
-func (*dir) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+func (*Dir) Mknod(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	return nil, syscall.EPERM
 }
 
 // Link refuses.
-func (*dir) Link(context.Context, gofs.InodeEmbedder, string, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+func (*Dir) Link(context.Context, gofs.InodeEmbedder, string, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	return nil, syscall.EPERM
 }
 
 // Symlink refuses.
-func (*dir) Symlink(context.Context, string, string, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+func (*Dir) Symlink(context.Context, string, string, *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	return nil, syscall.EPERM
 }
 
 // Unlink refuses.
-func (*dir) Unlink(context.Context, string) syscall.Errno { return syscall.EPERM }
+func (*Dir) Unlink(context.Context, string) syscall.Errno { return syscall.EPERM }
 
 // Rmdir refuses.
-func (*dir) Rmdir(context.Context, string) syscall.Errno { return syscall.EPERM }
+func (*Dir) Rmdir(context.Context, string) syscall.Errno { return syscall.EPERM }
 
 // Rename refuses.
-func (*dir) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32) syscall.Errno {
+func (*Dir) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32) syscall.Errno {
 	return syscall.EPERM
 }
 

@@ -22,23 +22,31 @@ type Server struct {
 	ended chan struct{} // closed when the kernel has let go of the tree
 }
 
-// Serve begins to answer the requests that come over a connection, as
-// [MountPoint.Mount] has made it, and takes the connection over.
+// Serve begins to answer the requests for the tree that come over a connection,
+// as [MountPoint.Mount] has made it, and takes the connection over.
 func (t *Tree) Serve(connection *os.File) (*Server, error) {
+	return Serve(connection, t.Root(), time.Hour)
+}
+
+// Serve is [Tree.Serve] for a file system that holds trees, or files of them,
+// among others. The kernel may keep names and attributes for the given time,
+// unless a Lookup sets another.
+func Serve(connection *os.File, root gofs.InodeEmbedder, keep time.Duration) (*Server, error) {
 	// go-fuse closes the descriptor in the end, and so would the os.File.
 	fd, err := unix.FcntlInt(connection.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err = errors.Join(err, connection.Close()); err != nil {
 		return nil, fmt.Errorf("serve the tree: %w", err)
 	}
-	hour := time.Hour
-	server, err := gofs.Mount(fmt.Sprintf("/dev/fd/%d", fd), t.Root(), &gofs.Options{
-		EntryTimeout: &hour,
-		AttrTimeout:  &hour,
+	server, err := gofs.Mount(fmt.Sprintf("/dev/fd/%d", fd), root, &gofs.Options{
+		EntryTimeout: &keep,
+		AttrTimeout:  &keep,
 		// Every file of the tree says its mode, and reset's is 0200.
 		NullPermissions: true,
 		MountOptions: fuse.MountOptions{
 			MaxWrite:      maxWrite,
 			DisableXAttrs: true,
+			// Only a file system that holds more than a tree has any; they never change.
+			EnableSymlinkCaching: true,
 			Logger:        log.New(io.Discard, "", 0),
 		},
 	})

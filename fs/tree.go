@@ -196,7 +196,7 @@ func (t *Tree) document() (*Document, error) {
 
 // root is the tree's top folder. go-fuse calls OnAdd when it is mounted.
 type root struct {
-	dir
+	Dir
 	tree *Tree
 }
 
@@ -207,10 +207,10 @@ func (r *root) OnAdd(ctx context.Context) {
 	born := time.Now()
 	r.born = born
 	r.fill(ctx, r.tree, files)
-	protocols := &protocolsNode{dir: dir{born: born}, tree: r.tree}
+	protocols := &protocolsNode{Dir: Dir{born: born}, tree: r.tree}
 	r.addDir(ctx, protocolsDir, protocols)
 	for p := range stats.Other + 1 {
-		d := &dir{born: born}
+		d := &Dir{born: born}
 		protocols.addDir(ctx, r.tree.Names.Name(p), d)
 		d.fill(ctx, r.tree, protocolFiles(p))
 	}
@@ -218,7 +218,7 @@ func (r *root) OnAdd(ctx context.Context) {
 
 // protocolsNode is the folder of the protocols' folders.
 type protocolsNode struct {
-	dir
+	Dir
 	tree *Tree
 }
 

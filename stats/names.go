@@ -3,7 +3,9 @@ package stats
 import (
 	"bufio"
 	_ "embed"
+	"errors"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -26,6 +28,25 @@ func BuiltinNames() *Names {
 		panic("stats: built-in protocol names: " + err.Error())
 	}
 	return n
+}
+
+// HostNames returns the names that the host gives protocols in /etc/protocols;
+// the built-in ones if there is no such file, and with an error if it cannot be
+// read.
+func HostNames() (*Names, error) {
+	f, err := os.Open("/etc/protocols")
+	if errors.Is(err, os.ErrNotExist) {
+		return BuiltinNames(), nil
+	}
+	if err != nil {
+		return BuiltinNames(), err
+	}
+	defer f.Close()
+	names, err := ParseNames(f)
+	if err != nil {
+		return BuiltinNames(), err
+	}
+	return names, nil
 }
 
 // ParseNames reads names in the form of protocols(5): name, number, aliases,

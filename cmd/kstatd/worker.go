@@ -59,10 +59,14 @@ func work(ctx context.Context, o *options, log *slog.Logger, s *state, connectio
 		return errors.Join(err, connection.Close())
 	}
 	engine := &engine{NFQueue: nfqueue, state: s}
+	names, err := stats.HostNames()
+	if err != nil {
+		log.Warn("/etc/protocols cannot be read: built-in protocol names are used", "err", err)
+	}
 	tree := &fs.Tree{
 		Table:   s.table,
 		Engine:  engine,
-		Names:   protocolNames(log),
+		Names:   names,
 		Health:  engine.health,
 		PID:     pid,
 		Version: version(),
@@ -126,20 +130,4 @@ func (e *engine) Stop() error {
 func (e *engine) health() fs.Health {
 	status, _ := e.Status() // an error shows in the file uncounted
 	return e.state.health(status)
-}
-
-// protocolNames reads the host's names of protocols, or takes the built-in
-// ones.
-func protocolNames(log *slog.Logger) *stats.Names {
-	f, err := os.Open("/etc/protocols")
-	if err != nil {
-		return stats.BuiltinNames()
-	}
-	defer f.Close()
-	names, err := stats.ParseNames(f)
-	if err != nil {
-		log.Warn("/etc/protocols cannot be read: built-in protocol names are used", "err", err)
-		return stats.BuiltinNames()
-	}
-	return names
 }
