@@ -1,0 +1,238 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"kstat/fs"
+	"kstat/hook"
+	"kstat/lab/mutant"
+	"kstat/stats"
+)
+
+// module is the kernel module of a world, loaded or not.
+type module struct {
+	config *Config
+	log    *kernelLog
+	names  *stats.Names
+	mu     sync.Mutex // held for the length of an insert or a remove
+	live   atomic.Pointer[instance]
+
+	inodes *gofs.Inode // the root of the file system, which makes all others
+}
+
+// instance is what a module is from one insmod to the next rmmod.
+type instance struct {
+	engine *hook.NFQueue
+	ended  chan struct{} // closed when the engine has
+	cancel context.CancelFunc
+
+	proc, sys, tree *gofs.Inode // /proc/kstat, /sys/module/kstat, /run/kstat
+}
+
+func newModule(c *Config) *module {
+	names, _ := stats.HostNames() // the built-in ones will do
+	return &module{config: c, log: new(kernelLog), names: names}
+}
+
+// insert loads the module with parameters, as finit_module(2) does. The error
+// is an errno, and the log says more.
+func (m *module) insert(params string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.live.Load() != nil {
+		return unix.EEXIST
+	}
+	log := slog.New(m.log)
+	hc := hook.Config{Point: m.config.Point, Log: log}
+	if m.config.HostNet {
+		reserved, err := reserve(&hc)
+		if err != nil {
+			log.Error("no queue", "err", err)
+			return unix.EBUSY
+		}
+		defer reserved.Close()
+	}
+	table := stats.NewTable()
+	engine, err := hook.New(hc, table)
+	if err != nil {
+		log.Error("no engine", "err", err)
+		return unix.EINVAL
+	}
+	tree := &fs.Tree{
+		Table: table, Engine: engine, Names: m.names, Log: log,
+		Health:  func() fs.Health { return health(engine) },
+		PID:     os.Getpid(),
+		Version: m.config.Version,
+	}
+	files, err := moduleFiles(m.config.Mutant, tree)
+	if err != nil {
+		log.Error("no such module", "err", err)
+		return unix.EINVAL
+	}
+	if err := setParameters(params, files, log); err != nil {
+		return errors.Join(err, engine.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &instance{engine: engine, ended: make(chan struct{}), cancel: cancel}
+	i.grow(m.inodes, tree, files)
+	go func() {
+		defer close(i.ended)
+		if err := engine.Run(ctx); err != nil {
+			log.Error("counting has ended", "err", err)
+		}
+	}()
+	m.live.Store(i)
+	log.Info("loaded", "hook", engine.Point(), "counter", table.Counter(), "start", engine.Started())
+	return nil
+}
+
+// remove unloads the module, as delete_module(2) does.
+func (m *module) remove() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := m.live.Load()
+	if i == nil {
+		return unix.ENOENT
+	}
+	// First no new reader, then no new packet.
+	m.live.Store(nil)
+	i.cancel()
+	<-i.ended
+	for _, inode := range []*gofs.Inode{i.proc, i.sys, i.tree} {
+		forget(inode)
+	}
+	slog.New(m.log).Info("unloaded")
+	return nil
+}
+
+// forget lets go of inodes that were made to stay.
+func forget(inode *gofs.Inode) {
+	for name, child := range inode.Children() {
+		forget(child)
+		inode.RmChild(name)
+	}
+	inode.ForgetPersistent()
+}
+
+// reserve takes the first queue that nobody uses, for a network that others
+// use, too.
+func reserve(c *hook.Config) (*hook.Reservation, error) {
+	for {
+		r, err := hook.Reserve(*c)
+		if err == nil || !errors.Is(err, unix.EBUSY) || c.Queue == 15 {
+			return r, err
+		}
+		c.Queue++
+	}
+}
+
+func health(engine *hook.NFQueue) fs.Health {
+	status, _ := engine.Status() // an error shows in the file uncounted
+	return fs.Health{Repairs: status.Repairs, Flushes: status.Flushes, Gaps: []fs.Gap{}}
+}
+
+// moduleFiles returns the three files of the coursework, with a fault or without.
+func moduleFiles(fault string, tree *fs.Tree) (map[string]fs.File, error) {
+	if fault == "" {
+		return map[string]fs.File{"nout": tree.File("nout"), "counter": tree.File("counter"), "start": tree.File("start")}, nil
+	}
+	nout, counter, start, err := mutant.Apply(fault, tree)
+	return map[string]fs.File{"nout": nout, "counter": counter, "start": start}, err
+}
+
+// setParameters does what the kernel does with a module's parameters
+// (kernel/params.c): an unknown one is told and passed over, a wrong value is
+// EINVAL or what the parser says.
+func setParameters(params string, files map[string]fs.File, log *slog.Logger) error {
+	values := map[string]string{}
+	for _, param := range strings.Fields(params) {
+		name, value, _ := strings.Cut(param, "=")
+		value = strings.Trim(value, `"`)
+		switch name {
+		case "start":
+			values[name] = value // last of all: what is set before must count for the first packet
+			continue
+		case "counter":
+			if err := files[name].Write([]byte(value)); err != nil {
+				return refuse(log, name, value, err)
+			}
+		default:
+			log.Warn(fmt.Sprintf("unknown parameter '%s' ignored", name))
+		}
+	}
+	if value, given := values["start"]; given {
+		if err := files["start"].Write([]byte(value)); err != nil {
+			return refuse(log, "start", value, err)
+		}
+	}
+	return nil
+}
+
+func refuse(log *slog.Logger, name, value string, err error) error {
+	log.Error(fmt.Sprintf("`%s' invalid for parameter `%s'", value, name))
+	return err
+}
+
+// grow makes the module's files.
+func (i *instance) grow(inodes *gofs.Inode, tree *fs.Tree, files map[string]fs.File) {
+	ctx := context.Background()
+	folder := func() *gofs.Inode {
+		return inodes.NewPersistentInode(ctx, fs.NewDir(), gofs.StableAttr{Mode: fuse.S_IFDIR})
+	}
+	add := func(to *gofs.Inode, f fs.File) {
+		to.AddChild(f.Name, inodes.NewPersistentInode(ctx, fs.NewNode(f), gofs.StableAttr{Mode: fuse.S_IFREG}), false)
+	}
+	fixed := func(to *gofs.Inode, name, text string) {
+		add(to, fs.File{Name: name, Mode: 0o444, Size: sysfsSize, Log: files["start"].Log, Read: func() ([]byte, error) {
+			return []byte(text + "\n"), nil
+		}})
+	}
+	i.proc = folder()
+	add(i.proc, files["nout"])
+	add(i.proc, files["counter"])
+
+	i.sys = folder()
+	parameters := folder()
+	i.sys.AddChild("parameters", parameters, false)
+	add(parameters, files["start"])
+	i.sys.AddChild("holders", folder(), false)
+	fixed(i.sys, "refcnt", "0")
+	fixed(i.sys, "initstate", "live")
+	fixed(i.sys, "coresize", moduleSize)
+	fixed(i.sys, "initsize", "0")
+	fixed(i.sys, "taint", moduleTaint)
+
+	i.tree = inodes.NewPersistentInode(ctx, tree.Root(), gofs.StableAttr{Mode: fuse.S_IFDIR})
+}
+
+// What the module tells of itself: 16 KiB of memory that it does not have, built
+// out of tree, not signed.
+const (
+	moduleSize  = "16384"
+	moduleTaint = "OE"
+	sysfsSize   = 4096
+)
+
+// modules is the text of /proc/modules: the host's, and a line for ours.
+func (m *module) modules() ([]byte, error) {
+	text, err := os.ReadFile("/proc/modules")
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without modules
+		return nil, err
+	}
+	if m.live.Load() != nil {
+		ours := fmt.Sprintf("kstat %s 0 - Live 0x0000000000000000 (%s)\n", moduleSize, moduleTaint)
+		text = append([]byte(ours), text...)
+	}
+	return text, nil
+}

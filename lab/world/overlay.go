@@ -1,0 +1,231 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"kstat/fs"
+	"kstat/lab/kmod"
+)
+
+// root is the top of the world's file system.
+type root struct {
+	fs.Dir
+	module *module
+}
+
+var _ gofs.NodeOnAdder = (*root)(nil)
+
+// OnAdd makes what is there with or without a module.
+func (r *root) OnAdd(ctx context.Context) {
+	m := r.module
+	m.inodes = r.EmbeddedInode()
+	folder := func(to *gofs.Inode, name string, node gofs.InodeEmbedder) *gofs.Inode {
+		child := r.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFDIR})
+		to.AddChild(name, child, false)
+		return child
+	}
+	file := func(to *gofs.Inode, name string, node gofs.InodeEmbedder) {
+		to.AddChild(name, r.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
+	}
+	log := slog.New(m.log)
+
+	proc := folder(m.inodes, "proc", &mirror{
+		Dir: *fs.NewDir(), dir: "/proc", links: ".kstat/proc/", module: m,
+		kstat: func(i *instance) *gofs.Inode { return i.proc },
+	})
+	file(proc, "modules", fs.NewNode(fs.File{Name: "modules", Mode: 0o444, Read: m.modules, Log: log}))
+	own := folder(proc, ".kstat", fs.NewDir())
+	file(own, "control", &control{module: m})
+	for _, name := range []string{"proc", "module", "tree", "bin"} {
+		folder(own, name, fs.NewDir())
+	}
+	tools := folder(own, "tools", fs.NewDir())
+	for _, name := range append([]string{"kstat"}, kmod.Tools()...) {
+		file(tools, name, fs.NewNode(fs.File{Name: name, Mode: 0o444, Log: log}))
+	}
+
+	folder(m.inodes, "module", &mirror{
+		Dir: *fs.NewDir(), dir: "/sys/module", links: "../../proc/.kstat/module/", module: m,
+		kstat: func(i *instance) *gofs.Inode { return i.sys },
+	})
+	folder(m.inodes, "tree", &treeDir{Dir: *fs.NewDir(), module: m})
+}
+
+// mirror is a folder of symbolic links to all that a directory of the host has,
+// and of kstat and what else was added to it.
+type mirror struct {
+	fs.Dir
+	dir    string // as init sees it
+	links  string // where the command finds it, seen from where the mirror is mounted
+	module *module
+	kstat  func(*instance) *gofs.Inode
+}
+
+var (
+	_ gofs.NodeLookuper  = (*mirror)(nil)
+	_ gofs.NodeReaddirer = (*mirror)(nil)
+)
+
+// keep is how long the kernel may keep a name that neither comes nor goes.
+const keep = time.Minute
+
+// Lookup finds a name.
+func (n *mirror) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	if name == "kstat" {
+		i := n.module.live.Load()
+		if i == nil {
+			return nil, syscall.ENOENT
+		}
+		return found(ctx, n.kstat(i), out)
+	}
+	if child := n.GetChild(name); child != nil && child.StableAttr().Mode != syscall.S_IFLNK {
+		return found(ctx, child, out)
+	}
+	if n.dir == "/proc" && (name == "self" || name == "thread-self") {
+		return n.self(ctx, name, out)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Lstat(n.dir+"/"+name, &st); err != nil {
+		return nil, gofs.ToErrno(err)
+	}
+	target := n.links + name
+	if st.Mode&syscall.S_IFMT == syscall.S_IFLNK { // mounts, net: through self
+		text, err := os.Readlink(n.dir + "/" + name)
+		if err != nil {
+			return nil, gofs.ToErrno(err)
+		}
+		target = text
+	}
+	if _, err := strconv.Atoi(name); err != nil {
+		out.SetEntryTimeout(keep)
+		out.SetAttrTimeout(keep)
+	}
+	return n.link(ctx, target, st.Ino, out)
+}
+
+// self finds what /proc/self, or thread-self, is for the caller.
+func (n *mirror) self(ctx context.Context, name string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	caller, ok := fuse.FromContext(ctx)
+	if !ok {
+		return nil, syscall.EIO
+	}
+	tid := strconv.Itoa(int(caller.Pid)) // of the thread, whatever it is called
+	pid, err := processOf(tid)
+	if err != nil {
+		return nil, syscall.ENOENT
+	}
+	if name == "self" {
+		return n.link(ctx, pid, selfIno|uint64(caller.Pid), out)
+	}
+	return n.link(ctx, pid+"/task/"+tid, threadIno|uint64(caller.Pid), out)
+}
+
+// Inode numbers of the links that are another for each caller. Those of procfs
+// have 32 bits.
+const (
+	selfIno   = 1 << 40
+	threadIno = 1 << 41
+)
+
+// processOf returns the number of the process that a thread belongs to.
+func processOf(tid string) (string, error) {
+	status, err := os.ReadFile("/proc/" + tid + "/status")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("thread %s belongs to no process", tid)
+}
+
+// link returns a symbolic link.
+func (n *mirror) link(ctx context.Context, target string, ino uint64, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	l := &gofs.MemSymlink{Data: []byte(target)}
+	l.Attr.Mode = 0o777
+	l.Attr.Size = uint64(len(target))
+	child := n.NewInode(ctx, l, gofs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino})
+	return found(ctx, child, out)
+}
+
+// found fills in what is to be known of an inode.
+func found(ctx context.Context, inode *gofs.Inode, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	var a fuse.AttrOut
+	if errno := inode.Operations().(gofs.NodeGetattrer).Getattr(ctx, nil, &a); errno != 0 {
+		return nil, errno
+	}
+	out.Attr = a.Attr
+	return inode, 0
+}
+
+// Readdir lists what the host has, and what is ours.
+func (n *mirror) Readdir(context.Context) (gofs.DirStream, syscall.Errno) {
+	dir, err := os.Open(n.dir)
+	if err != nil {
+		return nil, gofs.ToErrno(err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, gofs.ToErrno(err)
+	}
+	var entries []fuse.DirEntry
+	if n.module.live.Load() != nil {
+		entries = append(entries, fuse.DirEntry{Name: "kstat", Mode: syscall.S_IFDIR})
+	}
+	for name, child := range n.Children() {
+		if child.StableAttr().Mode == syscall.S_IFREG {
+			entries = append(entries, fuse.DirEntry{Name: name, Mode: syscall.S_IFREG})
+		}
+	}
+	for _, name := range names {
+		if child := n.GetChild(name); child == nil || child.StableAttr().Mode == syscall.S_IFLNK {
+			entries = append(entries, fuse.DirEntry{Name: name, Mode: syscall.S_IFLNK})
+		}
+	}
+	return gofs.NewListDirStream(entries), 0
+}
+
+// treeDir is /run/kstat: empty while no module is loaded.
+type treeDir struct {
+	fs.Dir
+	module *module
+}
+
+var (
+	_ gofs.NodeLookuper  = (*treeDir)(nil)
+	_ gofs.NodeReaddirer = (*treeDir)(nil)
+)
+
+// Lookup finds a file of the module that is loaded.
+func (n *treeDir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+	if i := n.module.live.Load(); i != nil {
+		if child := i.tree.GetChild(name); child != nil {
+			return found(ctx, child, out)
+		}
+	}
+	return nil, syscall.ENOENT
+}
+
+// Readdir lists the files of the module that is loaded.
+func (n *treeDir) Readdir(context.Context) (gofs.DirStream, syscall.Errno) {
+	var entries []fuse.DirEntry
+	if i := n.module.live.Load(); i != nil {
+		for name, child := range i.tree.Children() {
+			entries = append(entries, fuse.DirEntry{Name: name, Mode: child.StableAttr().Mode})
+		}
+	}
+	return gofs.NewListDirStream(entries), 0
+}

@@ -1,0 +1,147 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"kstat/lab/kmod"
+)
+
+// Self is where a command finds this program.
+const Self = toolsDir + "/kstat"
+
+const (
+	toolsDir = worldDir + "/tools"
+	binDir   = worldDir + "/bin"
+)
+
+// place is what is to be done about one tool.
+type place struct {
+	tool string
+	host string // the host's program of that name, links followed; "" if it has none
+	dir  string // where ours is to appear; "" means over the host's
+}
+
+// find returns where a tool goes. It is false if nothing is to be done: sudo
+// works, or the tool is that of a world around this one.
+func find(tool string) (place, bool) {
+	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		path := filepath.Join(dir, tool)
+		if link, err := os.Readlink(path); err == nil && link == Self {
+			return place{}, false
+		}
+		host, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			continue
+		}
+		p := place{tool: tool, host: host}
+		// BusyBox is one program under all names: nothing is mounted over that.
+		if !slices.Contains(kmod.Tools(), filepath.Base(host)) {
+			p.dir = dir
+		}
+		return p, tool != "sudo" || !setUserID(host)
+	}
+	dirs := []string{"/usr/sbin", "/sbin"}
+	if slices.Contains([]string{"kmod", "lsmod", "dmesg", "sudo"}, tool) {
+		dirs = []string{"/usr/bin", "/bin"}
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(dir); err == nil {
+			return place{tool: tool, dir: dir}, true
+		}
+	}
+	return place{}, false
+}
+
+// setUserID reports whether a program becomes root. In a user namespace, root's
+// files belong to nobody, and it does not.
+func setUserID(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Uid == 0 && st.Mode&unix.S_ISUID != 0
+}
+
+// placeTools puts this program in the place of the host's insmod and friends,
+// whose originals stay at hand in toolsDir: over the file, or, where there is none,
+// through an overlay on the directory. If the kernel permits no overlay, it
+// returns directories for PATH.
+func placeTools(c *Config) (path string, err error) {
+	// By its name: the program that runs was opened in the host's mount namespace.
+	own, err := os.Executable()
+	if err == nil {
+		err = bind(own, Self)
+	}
+	if err != nil {
+		return "", fmt.Errorf("show the kstat program to the world: %w", err)
+	}
+	var over []string                  // files of the host
+	added := make(map[string][]string) // directory of the host: names
+	for _, tool := range kmod.Tools() {
+		p, wanted := find(tool)
+		if !wanted {
+			continue
+		}
+		keep := tool
+		switch {
+		case p.dir != "":
+			added[p.dir] = append(added[p.dir], tool)
+		case slices.Contains(over, p.host):
+			continue
+		default:
+			over = append(over, p.host)
+			keep = filepath.Base(p.host)
+		}
+		if p.host == "" {
+			continue
+		}
+		if err := bind(p.host, filepath.Join(toolsDir, keep)); err != nil {
+			return "", err
+		}
+	}
+	if path, err = addTools(c, added); err != nil {
+		return "", err
+	}
+	for _, file := range over {
+		if err := bind(Self, file); err != nil {
+			return "", err
+		}
+	}
+	return path, nil
+}
+
+// addTools makes tools appear in directories of the host.
+func addTools(c *Config, added map[string][]string) (path string, err error) {
+	if len(added) == 0 {
+		return "", nil
+	}
+	bin, err := fsmount("tmpfs", []option{{"source", "kstat"}, {"mode", "755"}}, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err == nil {
+		err = attach(bin, binDir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make a directory of tools: %w", err)
+	}
+	for dir, names := range added {
+		ours := filepath.Join(binDir, filepath.Base(dir))
+		err := os.Mkdir(ours, 0o755)
+		for _, name := range names {
+			err = errors.Join(err, os.Symlink(Self, filepath.Join(ours, name)))
+		}
+		if err != nil {
+			return "", fmt.Errorf("make a directory of tools: %w", err)
+		}
+		over, err := fsmount("overlay", []option{{"source", "kstat"}, {"lowerdir", ours + ":" + dir}}, 0)
+		if err == nil {
+			err = attach(over, dir)
+		}
+		if err != nil {
+			c.tell("%v are in PATH only, not in %s: overlay: %v", names, dir, err)
+			path = ours + ":" + path
+		}
+	}
+	return path, nil
+}

@@ -1,0 +1,238 @@
+package world
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"kstat/hook"
+)
+
+// Config says what a world is like.
+type Config struct {
+	Command []string // with its arguments
+	Env     []string // nil means that of the caller
+
+	Loaded  bool       // load the module before the command begins
+	Params  string     // its parameters, as insmod takes them: "start=1 counter=5"
+	Point   hook.Point // where packets are counted
+	HostNet bool       // share the network of the host, instead of a new one with lo alone
+	Mutant  string     // name of a fault that the module has, see [kstat/lab/mutant]
+
+	Version string // of kstat
+	Verbose bool   // say on standard error what the world is made of
+}
+
+// Default returns what is usual: the module is not loaded, and would count at
+// POSTROUTING in a network of its own.
+func Default() Config { return Config{Point: hook.Postrouting} }
+
+// SetHook chooses where packets are counted, by the hook's name.
+func (c *Config) SetHook(name string) (err error) {
+	c.Point, err = hook.ParsePoint(name)
+	return err
+}
+
+// Error is why there is no world, or no command in it. Status is what a shell
+// would exit with: 125 for the world, 126 for a command that cannot be executed,
+// 127 for one that is not there.
+type Error struct {
+	Status int
+	Reason string
+}
+
+// Error returns the reason.
+func (e *Error) Error() string { return e.Reason }
+
+// Exit statuses of what is not the command's doing, as env(1), timeout(1) and
+// nohup(1) have them.
+const (
+	statusWorld   = 125
+	statusExecute = 126
+	statusFind    = 127
+)
+
+// The names by which this program, started again, knows what it is to be.
+const (
+	initName  = "kstat-init"
+	stageName = "kstat-stage"
+)
+
+// Main turns the calling program into a part of a world, if it was started as
+// one, and does not return then. Call it first thing in main.
+func Main() {
+	switch os.Args[0] {
+	case initName:
+		runInit()
+	case stageName:
+		runStage()
+	}
+}
+
+// signals are those that are passed on to the command: what a terminal, a
+// shell, timeout(1) or a CI job sends. (SIGTSTP and SIGCONT do their work on each
+// process.)
+var signals = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM}
+
+// catch returns a channel of those signals that are not ignored: who runs us
+// with nohup means the command.
+func catch() chan os.Signal {
+	c := make(chan os.Signal, 16)
+	for _, s := range signals {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
+	return c
+}
+
+// message is what the process outside and init tell each other over a
+// SOCK_SEQPACKET socket.
+type message struct {
+	Config *Config // outside to init, first
+	Dir    string  // the working directory, with it
+
+	Signal int // outside to init: pass it on
+
+	Ended  bool // init to outside, last
+	Status int  // of the command
+	Error  *Error
+}
+
+const messageSize = 1 << 20 // more than an environment may have, mostly
+
+func send(conn net.Conn, m message) error {
+	text, err := json.Marshal(m)
+	if err == nil {
+		_, err = conn.Write(text)
+	}
+	return err
+}
+
+func receive(conn net.Conn) (m message, err error) {
+	buffer := make([]byte, messageSize)
+	n, err := conn.Read(buffer)
+	if err == nil {
+		err = json.Unmarshal(buffer[:n], &m)
+	}
+	return m, err
+}
+
+// Run runs a command in a world of its own, with the standard files of the
+// caller, and returns its exit status, 128 plus the number if a signal ended
+// it. An error is an [*Error].
+func Run(c Config) (int, error) {
+	if c.HostNet && os.Geteuid() != 0 {
+		return 0, &Error{statusWorld, "--net host needs root: packets of the host may be counted by nobody else; use --net new"}
+	}
+	// The parent-death signal is sent when the thread that forked ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	caught := catch()
+	defer signal.Stop(caught)
+	init, conn, err := startInit(&c)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	ended := make(chan message, 1)
+	go func() {
+		m, _ := receive(conn) // without a message, Wait tells
+		ended <- m
+	}()
+	dir, _ := os.Getwd()
+	if err := send(conn, message{Config: &c, Dir: dir}); err != nil && !errors.Is(err, unix.EPIPE) {
+		_ = init.Process.Kill()
+		_ = init.Wait()
+		return 0, &Error{statusWorld, fmt.Sprintf("begin a private world: %v", err)}
+	}
+	for {
+		select {
+		case s := <-caught:
+			_ = send(conn, message{Signal: int(s.(syscall.Signal))}) // it may just have ended
+		case m := <-ended:
+			err := init.Wait()
+			switch {
+			case m.Error != nil:
+				return 0, m.Error
+			case !m.Ended:
+				return 0, &Error{statusWorld, fmt.Sprintf("the private world was destroyed from outside, and the command with it (%v)", err)}
+			}
+			return m.Status, nil
+		}
+	}
+}
+
+// startInit starts PID 1 of a new world: for root as he is, else in a user
+// namespace in which the caller is root.
+func startInit(c *Config) (*exec.Cmd, net.Conn, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, &Error{statusWorld, fmt.Sprintf("begin a private world: %v", err)}
+	}
+	for _, fd := range fds {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, messageSize)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "world"), os.NewFile(uintptr(fds[1]), "world")
+	defer theirs.Close()
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, &Error{statusWorld, fmt.Sprintf("begin a private world: %v", err)}
+	}
+
+	command := func(flags uintptr) *exec.Cmd {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Args = []string{initName}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.ExtraFiles = []*os.File{theirs}
+		flags |= unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
+		if !c.HostNet {
+			flags |= unix.CLONE_NEWNET
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Cloneflags: flags}
+		return cmd
+	}
+	var refused error
+	if os.Geteuid() == 0 {
+		cmd := command(0)
+		if refused = cmd.Start(); refused == nil {
+			return cmd, conn, nil
+		}
+		if c.HostNet {
+			return nil, nil, errors.Join(&Error{statusWorld, fmt.Sprintf("new namespaces are refused: %v", refused)}, conn.Close())
+		}
+	}
+	cmd := command(unix.CLONE_NEWUSER)
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		return nil, nil, &Error{statusWorld, fmt.Sprintf("new namespaces are refused: %v; %s", err, cure())}
+	}
+	return cmd, conn, nil
+}
+
+// cure says what stands in the way of user namespaces here.
+func cure() string {
+	for _, knob := range []struct{ path, bad, cure string }{
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1 permits them"},
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl kernel.apparmor_restrict_unprivileged_userns=0 permits them"},
+		{"/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000 permits them"},
+	} {
+		if text, err := os.ReadFile(knob.path); err == nil && strings.TrimSpace(string(text)) == knob.bad {
+			return knob.cure + ", or run it as root"
+		}
+	}
+	return "run it as root; in a container, with --privileged"
+}
