@@ -1,0 +1,120 @@
+package grade
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// maxQuoted is how many bytes of a text are shown in a sentence.
+const maxQuoted = 60
+
+// quote shows a text with every byte that cannot be seen, a newline included,
+// as Go, C and printf(1) spell it.
+func quote[T ~string | ~[]byte](text T) string {
+	if len(text) <= maxQuoted {
+		return fmt.Sprintf("%q", string(text))
+	}
+	return fmt.Sprintf("%q… (%d bytes)", string(text[:maxQuoted]), len(text))
+}
+
+// count shows a number of things.
+func count(n int, thing string) string { return plural(float64(n), thing) }
+
+// shellQuote shows a word as a shell takes it.
+func shellQuote(word string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("%+,-./:=@_", r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// typedWrite is a command that writes text to a file in one write(2).
+func typedWrite(path, text string) string {
+	path = shellQuote(path)
+	toDD := " | dd of=" + path + " bs=64k iflag=fullblock status=none"
+	line, ended := strings.CutSuffix(text, "\n")
+	switch {
+	case text == "":
+		return fmt.Sprintf(`python3 -c 'import os, sys; os.write(os.open(sys.argv[1], os.O_WRONLY), b"")' %s`, path)
+	case len(text) > maxQuoted:
+		first, rest := text[:2], text[2:]
+		return fmt.Sprintf("(printf '%s'; head -c %d /dev/zero | tr '\\0' '%s')%s", escape(first), len(rest), escape(rest[:1]), toDD)
+	case ended && shellQuote(line) == line && line[0] != '-':
+		return "echo " + line + " > " + path
+	case strings.Contains(line, "\n"): // bash writes each line for itself
+		return "printf '" + escape(text) + "'" + toDD
+	}
+	return "printf '" + escape(text) + "' > " + path
+}
+
+// escape shows a text as printf(1) takes it for its format.
+func escape(text string) string {
+	var b strings.Builder
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == '\n':
+			b.WriteString(`\n`)
+		case c == '\t':
+			b.WriteString(`\t`)
+		case c == '\r':
+			b.WriteString(`\r`)
+		case c == '%':
+			b.WriteString(`%%`)
+		case c < ' ' || c > '~' || c == '\\' || c == '\'' || c == '-' && i == 0:
+			fmt.Fprintf(&b, `\%03o`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// reset is a function for a shell: it sends one TCP packet, which nobody
+// answers.
+const (
+	reset     = "one_reset"
+	resetBody = reset + `() { python3 -c '
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+segment = bytes.fromhex("00010002" "00000000" "00000000" "50040000" "00000000")
+socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP).sendto(segment, (sys.argv[1], 0))' "$1"; }`
+)
+
+// typedTCP is a command that sends n TCP packets.
+func typedTCP(addr netip.Addr, n int) string {
+	var commands []string
+	if n > 1 {
+		commands = append(commands, fmt.Sprintf("for i in {1..%d}; do : < /dev/tcp/%s/1; done 2> /dev/null", n/2, addr))
+	}
+	if n%2 > 0 {
+		commands = append(commands, reset+" "+addr.String())
+	}
+	return strings.Join(commands, "; ") + "   # " + count(n, "TCP packet")
+}
+
+// typedUDP is a command that sends n UDP packets. Nobody has to be there to
+// take them: what answers is ICMP.
+func typedUDP(addr netip.Addr, n int) string {
+	return fmt.Sprintf(`python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 0))
+for i in range(%d): s.sendto(b"kstat", s.getsockname()); s.recv(8)' %s   # %s`, n, addr, count(n, "UDP packet"))
+}
+
+func typedPing(addr netip.Addr, n int) string {
+	return fmt.Sprintf("ping -q -c %d %s   # %d requests, %d replies", n, addr, n, n)
+}
+
+// script is what a person types to do the steps: in bash, as root.
+func (e *attempt) script() string {
+	lines := strings.Join(e.typed, "\n")
+	if strings.Contains(lines, reset+" ") {
+		return resetBody + "\n" + lines
+	}
+	return lines
+}
