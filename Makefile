@@ -25,8 +25,8 @@ export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
 # What root made in somebody's checkout is theirs, so that they can remove it.
 disown := if [ "$$(id -u)" = 0 ]; then chown -hR --reference=. bin; fi
 
-build: ## build bin/kstatd
-	@$(go) build -trimpath -ldflags "-X main.buildVersion=$$(tools/version)" -o bin/kstatd ./cmd/kstatd
+build: ## build bin/kstatd and bin/kstat
+	@$(go) build -trimpath -ldflags "-X main.buildVersion=$$(tools/version)" -o bin/ ./cmd/...
 	@$(disown)
 
 run: build ## build, and run it on mnt/kstat until Ctrl-C (needs root; sudo make run)
@@ -59,7 +59,7 @@ fuzz: ## run every fuzz target for FUZZTIME=10s
 	@tools/fuzz $(FUZZTIME)
 
 faults: summary ## the fault suite at full length, each figure shown, under ten minutes (needs root, strace, nftables, iptables)
-	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./cmd/kstatd | grep -vE '^(=== |ok |PASS)'; \
+	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./cmd/... | grep -vE '^(=== |ok |PASS)'; \
 	exit $${PIPESTATUS[0]}
 
 soak: build ## run under load for HOURS=1 and look whether anything grows (needs root)

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"kstat/lab/mutant"
+	"kstat/lab/world"
+)
+
+// worldFlags are the flags that say what a world is like.
+type worldFlags struct {
+	config  world.Config
+	start   bool
+	counter uint64
+}
+
+func (w *worldFlags) add(flags *flag.FlagSet) {
+	w.config = world.Default()
+	w.config.Version = version()
+	flags.Func("hook", "count packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)", w.config.SetHook)
+	flags.Func("net", "`new`: a network of its own with lo alone, or host: that of the host, which needs root (default new)", func(s string) error {
+		if s != "new" && s != "host" {
+			return errors.New("take new or host")
+		}
+		w.config.HostNet = s == "host"
+		return nil
+	})
+	flags.Func("mutant", "give the module the fault `NAME`: does your script notice? ("+strings.Join(mutant.Names(), ", ")+")", func(s string) error {
+		if !slices.Contains(mutant.Names(), s) {
+			return fmt.Errorf("take one of %s", strings.Join(mutant.Names(), ", "))
+		}
+		w.config.Mutant = s
+		return nil
+	})
+	flags.BoolVar(&w.config.Verbose, "v", false, "say what the world is made of, and what it lacks")
+}
+
+func run(c *command, args []string) int {
+	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	var w worldFlags
+	w.add(flags)
+	flags.BoolVar(&w.config.Loaded, "loaded", false, "load the module first")
+	flags.BoolVar(&w.start, "start", false, "load it and start counting")
+	flags.Func("counter", "load it and publish after every `N` packets, 1 to 4294967295 (default 10)", func(s string) (err error) {
+		if w.counter, err = strconv.ParseUint(s, 10, 32); err != nil || w.counter == 0 {
+			return errors.New("take a number from 1 to 4294967295")
+		}
+		return nil
+	})
+	if status, ok := c.parse(flags, args); !ok {
+		return status
+	}
+	if flags.NArg() == 0 {
+		return c.misuse("no command is given: kstat run -- bash")
+	}
+	w.config.Command = flags.Args()
+	return w.run(c)
+}
+
+// run runs the command in a world and returns the exit status.
+func (w *worldFlags) run(c *command) int {
+	if w.counter > 0 {
+		w.config.Params += fmt.Sprintf(" counter=%d", w.counter)
+	}
+	if w.start {
+		w.config.Params += " start=1"
+	}
+	w.config.Loaded = w.config.Loaded || w.config.Params != ""
+	status, err := world.Run(w.config)
+	var reason *world.Error
+	if errors.As(err, &reason) {
+		fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, reason)
+		return reason.Status
+	}
+	return status
+}

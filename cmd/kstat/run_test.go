@@ -1,0 +1,607 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kstat/lab/kmod"
+	"kstat/lab/sandbox"
+	"kstat/lab/world"
+)
+
+// asTool makes this test binary the tool, as do the names of the world's tools.
+const asTool = "KSTAT_TEST_AS_TOOL"
+
+func TestMain(m *testing.M) {
+	world.Main()
+	if os.Getenv(asTool) != "" || slices.Contains(kmod.Tools(), filepath.Base(os.Args[0])) {
+		main()
+	}
+	sandbox.Main(m)
+}
+
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tool returns a kstat that does not run yet.
+func tool(args ...string) *exec.Cmd {
+	cmd := sandbox.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), asTool+"=1")
+	return cmd
+}
+
+// outcome is what a command came to.
+type outcome struct {
+	status         int
+	stdout, stderr string
+}
+
+// end runs a command to its end.
+func end(t testing.TB, cmd *exec.Cmd) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+func needWorld(t testing.TB) {
+	t.Helper()
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.NFTables, sandbox.FUSE)
+}
+
+func TestRunStatus(t *testing.T) {
+	needWorld(t)
+	for _, c := range []struct {
+		args   []string
+		want   outcome
+		prefix bool // of stderr
+	}{
+		{args: []string{"true"}},
+		{args: []string{"sh", "-c", "echo out; echo err >&2; exit 7"}, want: outcome{7, "out\n", "err\n"}},
+		{args: []string{"sh", "-c", "kill -KILL $$"}, want: outcome{status: 128 + 9}},
+		{args: []string{"sh", "-c", "kill -TERM $$"}, want: outcome{status: 128 + 15}},
+		{args: []string{"sh", "-c", "sleep 100 & exit 3"}, want: outcome{status: 3}},
+		{args: []string{"no-such-command"}, want: outcome{127, "", "kstat run: no-such-command: command not found\n"}},
+		{args: []string{"/no/such/command"}, want: outcome{127, "", "kstat run: /no/such/command: command not found\n"}},
+		{args: []string{"/etc/passwd"}, want: outcome{126, "", "kstat run: /etc/passwd: permission denied\n"}},
+		{args: []string{"--", "sh", "-c", "echo $# $0", "a b", "c"}, want: outcome{0, "1 a b\n", ""}},
+		{args: nil, want: outcome{2, "", "kstat run: no command is given"}, prefix: true},
+		{args: []string{"--net", "other", "true"}, want: outcome{2, "", "kstat run: "}, prefix: true},
+		{args: []string{"--counter", "0", "true"}, want: outcome{2, "", "kstat run: "}, prefix: true},
+		{args: []string{"--hook", "nowhere", "true"}, want: outcome{2, "", "kstat run: "}, prefix: true},
+		{args: []string{"--mutant", "perfect", "true"}, want: outcome{2, "", "kstat run: "}, prefix: true},
+	} {
+		got := end(t, tool(append([]string{"run"}, c.args...)...))
+		if c.prefix && strings.HasPrefix(got.stderr, c.want.stderr) && strings.Count(got.stderr, "\n") == 1 {
+			got.stderr = c.want.stderr
+		}
+		if got != c.want {
+			t.Errorf("kstat run %q: %+v, want %+v", c.args, got, c.want)
+		}
+	}
+}
+
+// script runs a shell script in a world, and wants what it prints and status 0.
+func script(t testing.TB, flags []string, text, want string) {
+	t.Helper()
+	needWorld(t)
+	args := append(append([]string{"run"}, flags...), "sh", "-euc", text)
+	if got := end(t, tool(args...)); got != (outcome{stdout: want}) {
+		t.Errorf("kstat run %q of\n%s\nstatus %d, standard error %q, standard output:\n%s\nwant:\n%s", flags, text, got.status, got.stderr, got.stdout, want)
+	}
+}
+
+func TestRunFlags(t *testing.T) {
+	const show = `cat /proc/kstat/counter /sys/module/kstat/parameters/start $KSTAT_MOUNT/hook; echo $KSTAT_MOUNT`
+	script(t, []string{"--loaded"}, show, "10\n0\npostrouting\n/run/kstat\n")
+	script(t, []string{"--start"}, show, "10\n1\npostrouting\n/run/kstat\n")
+	script(t, []string{"--counter", "7", "--hook", "output"}, show, "7\n0\noutput\n/run/kstat\n")
+	script(t, nil, `test ! -e /proc/kstat -a ! -e /sys/module/kstat -a -z "$(ls -A /run/kstat)"; ! grep kstat /proc/modules`, "")
+}
+
+// The module's files exist from insmod to rmmod, and are new each time.
+func TestRunModule(t *testing.T) {
+	needWorld(t)
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "kstat.ko"), nil, 0o644))
+	must(t, os.Chdir(dir))
+	script(t, nil, `
+there() { ls -d /proc/kstat/nout /sys/module/kstat/initstate /run/kstat/nout 2>/dev/null | wc -l; grep -c '^kstat 16384 0 - Live 0x0000000000000000' /proc/modules || :; }
+there
+insmod kstat.ko
+there
+echo 3 >/proc/kstat/counter
+cat /run/kstat/counter
+sudo rmmod kstat
+there
+sudo /sbin/insmod ./kstat.ko counter=5 start=1
+cat /proc/kstat/counter /sys/module/kstat/parameters/start
+lsmod | grep kstat
+modprobe -r kstat
+there
+`, `0
+0
+3
+1
+3
+0
+0
+5
+1
+kstat                  16384  0
+0
+0
+`)
+}
+
+func TestRunNested(t *testing.T) {
+	exe, err := os.Executable()
+	must(t, err)
+	script(t, []string{"--counter", "3"}, `
+cat /proc/kstat/counter
+`+exe+` run --counter 4 sh -c '
+	cat /proc/kstat/counter; lsmod | grep -c kstat; rmmod kstat; ls -d /proc/kstat 2>&1 || :'
+cat /proc/kstat/counter`, "3\n4\n1\nls: cannot access '/proc/kstat': No such file or directory\n3\n")
+}
+
+// A command has the descriptors that it would have had without a world, the
+// environment and the limits.
+func TestRunInherits(t *testing.T) {
+	needWorld(t)
+	const show = `ls -l /proc/self/fd | wc -l; ulimit -n; pwd; env | grep -v -e ^KSTAT_ -e ^_=; umask; cat`
+	run := func(cmd *exec.Cmd) outcome {
+		cmd.Dir, cmd.Stdin = "/usr", strings.NewReader("input")
+		cmd.Env = append(os.Environ(), asTool+"=1", "ODD=a b\nc")
+		return end(t, cmd)
+	}
+	want := run(sandbox.Command("sh", "-c", show))
+	if got := run(tool("run", "sh", "-c", show)); got != want {
+		t.Errorf("inside: %+v\noutside: %+v", got, want)
+	}
+}
+
+// Two worlds do not know of each other, nor of the packets of the other.
+func TestRunTwo(t *testing.T) {
+	needWorld(t)
+	var g sync.WaitGroup
+	for n := 1; n <= 2; n++ {
+		g.Go(func() {
+			script(t, []string{"--start", "--counter", "1"}, fmt.Sprintf(`
+for i in $(seq %d); do bash -c 'echo >/dev/tcp/127.0.0.1/9' 2>/dev/null || :; done
+sleep 0.2
+cat /proc/kstat/nout`, n*5), fmt.Sprintf("%d\n", n*10))
+		})
+	}
+	g.Wait()
+}
+
+// With the network of the host, a world counts what the host sends, and leaves
+// no rule.
+func TestRunHostNet(t *testing.T) {
+	script(t, []string{"--net", "host", "--start", "--counter", "1"}, `
+bash -c 'echo >/dev/tcp/127.0.0.1/9' 2>/dev/null || :
+cat /proc/kstat/nout`, "2\n")
+	tables, err := sandbox.Tables("kstat")
+	must(t, err)
+	if len(tables) != 0 {
+		t.Errorf("left: %v", tables)
+	}
+}
+
+// An ordinary user is root in his world, where user namespaces are allowed and
+// /dev/fuse is open to him.
+func TestRunAsUser(t *testing.T) {
+	needWorld(t)
+	sandbox.Need(t, sandbox.Root)
+	// The test binary is in a directory that only root may enter.
+	dir, err := os.MkdirTemp("", "kstat-user-")
+	must(t, err)
+	defer os.RemoveAll(dir)
+	exe := filepath.Join(dir, "kstat")
+	text, err := os.ReadFile("/proc/self/exe")
+	must(t, err, os.Chmod(dir, 0o755), os.WriteFile(exe, text, 0o755))
+	device := filepath.Join(dir, "fuse")
+	must(t, unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))), os.Chmod(device, 0o666))
+	must(t, unix.Mount(device, "/dev/fuse", "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount("/dev/fuse", unix.MNT_DETACH)) }()
+
+	cmd := sandbox.AsUser(sandbox.Command(exe, "run", "--start", "--counter", "1", "sh", "-euc", `
+id -u
+bash -c 'echo >/dev/tcp/127.0.0.1/9' 2>/dev/null || :
+cat /proc/kstat/nout
+sudo rmmod kstat
+! sudo -n rmmod kstat 2>&1
+ls /sys/class/net
+! touch /usr/bin/kstat-was-here 2>/dev/null`), sandbox.Nobody)
+	cmd.Env = append(os.Environ(), asTool+"=1")
+	want := outcome{stdout: "0\n2\nrmmod: ERROR: Module kstat is not currently loaded\nlo\n"}
+	if got := end(t, cmd); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+
+	cmd = sandbox.AsUser(sandbox.Command(exe, "run", "--net", "host", "true"), sandbox.Nobody)
+	cmd.Env = append(os.Environ(), asTool+"=1")
+	if got := end(t, cmd); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: --net host needs root") {
+		t.Errorf("--net host as an ordinary user: %+v", got)
+	}
+	must(t, os.Chmod(device, 0o600))
+	cmd = sandbox.AsUser(sandbox.Command(exe, "run", "true"), sandbox.Nobody)
+	cmd.Env = append(os.Environ(), asTool+"=1")
+	if got := end(t, cmd); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: open /dev/fuse: permission denied; chmod 666") {
+		t.Errorf("without /dev/fuse: %+v", got)
+	}
+}
+
+// Where the host has no kmod, or one program under all names, the tools appear
+// all the same, and nothing else changes its name.
+func TestRunWithoutKmod(t *testing.T) {
+	needWorld(t)
+	layer := t.TempDir()
+	must(t, unix.Mount("tmpfs", layer, "tmpfs", 0, ""))
+	defer func() { must(t, unix.Unmount(layer, unix.MNT_DETACH)) }()
+	for _, dir := range []string{"/usr/bin", "/usr/sbin"} {
+		upper, work := layer+dir+".upper", layer+dir+".work"
+		must(t, os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755))
+		must(t, unix.Mount("overlay", dir, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", dir, upper, work)))
+		defer func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) }()
+		for _, name := range kmod.Tools() {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+	must(t, os.Symlink("/usr/bin/env", "/usr/sbin/insmod")) // as BusyBox has it
+	must(t, os.WriteFile(layer+"/kstat.ko", nil, 0o644))
+	must(t, os.Chdir(layer))
+	defer os.Chdir("/")
+	script(t, nil, `
+sudo insmod kstat.ko
+/usr/bin/lsmod | grep -c kstat
+/sbin/rmmod kstat
+dmesg | grep -c 'kstat: unloaded'
+env true
+ls -l /usr/bin/env >/dev/null`, "1\n1\n")
+}
+
+// Whoever has his own mount point says so.
+func TestRunMount(t *testing.T) {
+	needWorld(t)
+	dir := t.TempDir()
+	t.Setenv("KSTAT_MOUNT", dir)
+	script(t, []string{"--loaded"}, "echo $KSTAT_MOUNT; cat "+dir+"/counter; test ! -e /run/kstat", dir+"\n10\n")
+	t.Setenv("KSTAT_MOUNT", dir+"/none")
+	if got := end(t, tool("run", "true")); got.status != 125 || !strings.Contains(got.stderr, dir+"/none, which is no directory") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// signalled is a script that counts the signals that it gets.
+const signalled = `
+n=0
+trap 'n=$((n+1))' INT TERM USR1 HUP
+echo ready
+while [ ! -e stop ]; do sleep 0.02; done
+echo $n`
+
+// A signal for kstat is one for the command.
+func TestRunSignal(t *testing.T) {
+	needWorld(t)
+	for _, s := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGHUP} {
+		cmd := tool("run", "sh", "-c", signalled)
+		cmd.Dir = t.TempDir()
+		out, err := cmd.StdoutPipe()
+		must(t, err, cmd.Start())
+		buffer := make([]byte, 64)
+		_, err = out.Read(buffer)
+		must(t, err)
+		for range 2 {
+			must(t, cmd.Process.Signal(s))
+			time.Sleep(200 * time.Millisecond) // else two signals may become one, as signals do
+		}
+		must(t, os.WriteFile(filepath.Join(cmd.Dir, "stop"), nil, 0o644))
+		n, err := out.Read(buffer)
+		if must(t, err, cmd.Wait()); string(buffer[:n]) != "2\n" {
+			t.Errorf("of 2 %v, the command got %q", s, buffer[:n])
+		}
+	}
+}
+
+// terminal is a pseudo-terminal.
+type terminal struct {
+	t            *testing.T
+	ours, theirs *os.File
+	seen         bytes.Buffer
+}
+
+func openTerminal(t *testing.T) *terminal {
+	t.Helper()
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	must(t, err)
+	must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	must(t, err)
+	ours := os.NewFile(uintptr(fd), "ptmx")
+	theirs, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	return &terminal{t: t, ours: ours, theirs: theirs}
+}
+
+// start starts a command as a terminal's window does.
+func (p *terminal) start(cmd *exec.Cmd) {
+	p.t.Helper()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.theirs, p.theirs, p.theirs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: unix.SIGKILL}
+	must(p.t, cmd.Start(), p.theirs.Close())
+}
+
+func (p *terminal) write(text string) {
+	p.t.Helper()
+	_, err := p.ours.WriteString(text)
+	must(p.t, err)
+}
+
+// await reads until the terminal has shown a text, and forgets all up to that.
+func (p *terminal) await(text string) {
+	p.t.Helper()
+	buffer := make([]byte, 4096)
+	must(p.t, p.ours.SetReadDeadline(time.Now().Add(10*time.Second)))
+	for !strings.Contains(p.seen.String(), text) {
+		n, err := p.ours.Read(buffer)
+		p.seen.Write(buffer[:n])
+		if err != nil {
+			p.t.Fatalf("%v, awaiting %q; the terminal shows:\n%s", err, text, p.seen.String())
+		}
+	}
+	p.seen.Next(strings.Index(p.seen.String(), text) + len(text))
+}
+
+// A key is one signal for the command, although the terminal sends it to kstat,
+// too.
+func TestRunTerminalKey(t *testing.T) {
+	needWorld(t)
+	p := openTerminal(t)
+	defer p.ours.Close()
+	cmd := tool("run", "sh", "-c", signalled)
+	cmd.Dir = t.TempDir()
+	p.start(cmd)
+	p.await("ready")
+	for range 2 {
+		p.write("\x03")
+		time.Sleep(200 * time.Millisecond)
+	}
+	p.seen.Reset()
+	must(t, os.WriteFile(filepath.Join(cmd.Dir, "stop"), nil, 0o644))
+	p.await("2\r\n")
+	must(t, cmd.Wait())
+}
+
+// A shell in a world stops jobs and goes on with them, and can be stopped itself
+// by the shell outside.
+func TestRunJobControl(t *testing.T) {
+	needWorld(t)
+	p := openTerminal(t)
+	defer p.ours.Close()
+	cmd := sandbox.Command("bash", "--norc", "--noprofile", "-i")
+	cmd.Env = append(os.Environ(), asTool+"=1", "PS1=outside> ", "TERM=dumb")
+	exe, err := os.Executable()
+	must(t, err)
+	p.start(cmd)
+	p.await("outside> ")
+	p.write("PS1='inside> ' " + exe + " run bash --norc --noprofile -i\n")
+	p.await("inside> ")
+	p.write("sleep 100\n")
+	time.Sleep(200 * time.Millisecond)
+	p.write("\x1a")
+	p.await("Stopped")
+	p.await("inside> ")
+	p.write("jobs\n")
+	p.await("Stopped")
+	p.await("inside> ")
+	p.write("fg\n")
+	p.await("sleep 100")
+	time.Sleep(200 * time.Millisecond)
+	p.write("\x03")
+	p.await("inside> ")
+	p.write("exit 5\n")
+	p.await("outside> ")
+	p.write("echo status $?\n")
+	p.await("status 5")
+
+	p.write(exe + " run sleep 100\n")
+	time.Sleep(500 * time.Millisecond)
+	p.write("\x1a")
+	p.await("Stopped")
+	p.write("fg\n")
+	time.Sleep(200 * time.Millisecond)
+	p.write("\x03")
+	p.await("outside> ")
+	p.write("echo status $?\n")
+	p.await("status 130")
+	p.write("exit\n")
+	_ = cmd.Wait()
+}
+
+// left is what worlds could leave behind on the host.
+func left(t testing.TB) []string {
+	t.Helper()
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	all := strings.Split(string(info), "\n")
+	for _, pattern := range []string{"/proc/[0-9]*/comm", "/run/*", os.TempDir() + "/kstat*"} {
+		paths, err := filepath.Glob(pattern)
+		must(t, err)
+		for _, path := range paths {
+			if filepath.Base(path) != "comm" {
+				all = append(all, path)
+			} else if text, _ := os.ReadFile(path); strings.HasPrefix(string(text), "kstat-") {
+				all = append(all, path+" "+string(text))
+			}
+		}
+	}
+	return all
+}
+
+// gone fails if, a moment later, there is something that was not there before.
+func gone(t testing.TB, before []string) {
+	t.Helper()
+	var more []string
+	for range 100 {
+		more = slices.DeleteFunc(left(t), func(s string) bool { return slices.Contains(before, s) })
+		if len(more) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("left behind: %q", more)
+}
+
+// inWorld starts a command in a world that says where its PID 1 is, as the host
+// numbers it, and waits.
+func inWorld(t *testing.T, args ...string) (cmd *exec.Cmd, init int) {
+	t.Helper()
+	needWorld(t)
+	cmd = tool(append([]string{"run"}, args...)...)
+	out, err := cmd.StdoutPipe()
+	must(t, err, cmd.Start())
+	_, err = out.Read(make([]byte, 64))
+	must(t, err)
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
+	must(t, err)
+	for _, path := range children {
+		text, err := os.ReadFile(path)
+		must(t, err)
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			return cmd, pid
+		}
+	}
+	t.Fatal("kstat run has no child")
+	return nil, 0
+}
+
+// waiting is a command that loads the network, has children that would outlive
+// it, and waits.
+var waiting = []string{"--start", "bash", "-c", `
+setsid sleep 1000 &
+while :; do echo >/dev/udp/127.0.0.1/9; done 2>/dev/null &
+echo ready
+wait`}
+
+func TestFaultRunKilled(t *testing.T) {
+	needWorld(t)
+	before := left(t)
+	for name, kill := range map[string]func(cmd *exec.Cmd, init int) (want int){
+		"the command": func(cmd *exec.Cmd, init int) int {
+			must(t, unix.Kill(childOf(t, init), unix.SIGKILL))
+			return 128 + 9
+		},
+		"the daemon": func(cmd *exec.Cmd, init int) int {
+			must(t, unix.Kill(init, unix.SIGKILL))
+			return 125
+		},
+		"kstat": func(cmd *exec.Cmd, init int) int {
+			must(t, cmd.Process.Kill())
+			return -1
+		},
+		"kstat, gently": func(cmd *exec.Cmd, init int) int {
+			must(t, cmd.Process.Signal(unix.SIGTERM))
+			return 128 + 15
+		},
+	} {
+		cmd, init := inWorld(t, waiting...)
+		want := kill(cmd, init)
+		_ = cmd.Wait()
+		if got := cmd.ProcessState.ExitCode(); got != want {
+			t.Errorf("%s is killed: status %d, want %d", name, got, want)
+		}
+		gone(t, before)
+	}
+}
+
+// childOf returns the first child of a process.
+func childOf(t *testing.T, pid int) int {
+	t.Helper()
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	must(t, err)
+	for _, path := range paths {
+		text, _ := os.ReadFile(path)
+		if fields := strings.Fields(string(text)); len(fields) > 0 {
+			child, err := strconv.Atoi(fields[0])
+			must(t, err)
+			return child
+		}
+	}
+	t.Fatalf("process %d has no child", pid)
+	return 0
+}
+
+// PID 1 of the world is safe from those who live in it.
+func TestFaultRunInitFromInside(t *testing.T) {
+	script(t, []string{"--loaded"}, `
+kill -9 1
+kill -TERM 1
+kill -INT 1
+cat /proc/kstat/counter`, "10\n")
+}
+
+func TestFaultRunHangup(t *testing.T) {
+	needWorld(t)
+	before := left(t)
+	p := openTerminal(t)
+	cmd := tool(append([]string{"run"}, waiting...)...)
+	p.start(cmd)
+	p.await("ready")
+	must(t, p.ours.Close())
+	_ = cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 128+1 {
+		t.Errorf("status %d, want 129", got)
+	}
+	gone(t, before)
+}
+
+// Run after run, nothing is left, and no run fails.
+func TestFaultRunMany(t *testing.T) {
+	needWorld(t)
+	runs := 60
+	if os.Getenv("KSTAT_FAULTS") == "full" {
+		runs = 10_000
+	}
+	before := left(t)
+	began := time.Now()
+	var g sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() {
+			for range runs / runtime.GOMAXPROCS(0) {
+				if got := end(t, tool("run", "--start", "cat", "/proc/kstat/nout")); got != (outcome{stdout: "0\n"}) {
+					t.Errorf("%+v", got)
+					return
+				}
+			}
+		})
+	}
+	g.Wait()
+	gone(t, before)
+	t.Logf("%d runs in %v", runs, time.Since(began).Round(time.Second))
+}
