@@ -18,6 +18,7 @@ const (
 // options is the command line.
 type options struct {
 	kstatd    string
+	kstat     string
 	output    string
 	rows      *regexp.Regexp
 	numRounds int
@@ -36,6 +37,7 @@ func parse(args []string) (options, error) {
 	var floods float64
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&o.kstatd, "kstatd", "bin/kstatd", "the daemon's `binary`")
+	f.StringVar(&o.kstat, "kstat", "bin/kstat", "the tool's `binary`")
 	f.StringVar(&o.output, "o", "", "write the report to this `file` too")
 	f.StringVar(&rows, "rows", ".", "measure the rows whose names match a `regexp`: "+rowNames())
 	f.IntVar(&o.numRounds, "rounds", 7, "interleaved rounds")

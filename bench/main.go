@@ -124,6 +124,7 @@ func rows() []row {
 		{"memory", memory},
 		{"overload", overload},
 		{"startup", startup},
+		{"world", world},
 	}
 }
 

@@ -73,7 +73,22 @@ func (t *table) line(subject, figure, what, unit string) line {
 
 // ratio is the report's line of one figure of a over that of b, with its target if there is one.
 func (t *table) ratio(a, b, figure, what string, target *target) line {
-	out := line{what: fmt.Sprintf("%s: %s ÷ %s", what, a, b), unit: "ratio", target: target}
+	out := t.compare(series.over, a, b, figure)
+	out.what, out.unit, out.target = fmt.Sprintf("%s: %s ÷ %s", what, a, b), "ratio", target
+	if out.missing == nil && len(out.values) == 0 {
+		out.missing = fmt.Errorf("%s of %s is 0 in every round", figure, b)
+	}
+	return out
+}
+
+// difference is the report's line of one figure of a less that of b, with its target if there is one.
+func (t *table) difference(a, b, figure, what, unit string, target *target) line {
+	out := t.compare(series.less, a, b, figure)
+	out.what, out.unit, out.target = fmt.Sprintf("%s: %s − %s", what, a, b), unit, target
+	return out
+}
+
+func (t *table) compare(how func(a, b series) series, a, b, figure string) (out line) {
 	above, err := t.series(a, figure)
 	if err != nil {
 		out.missing = err
@@ -84,9 +99,6 @@ func (t *table) ratio(a, b, figure, what string, target *target) line {
 		out.missing = err
 		return out
 	}
-	out.values = above.over(below)
-	if len(out.values) == 0 {
-		out.missing = fmt.Errorf("%s of %s is 0 in every round", figure, b)
-	}
+	out.values = how(above, below)
 	return out
 }

@@ -29,3 +29,12 @@ func (s series) over(t series) series {
 	}
 	return out
 }
+
+// less subtracts round by round.
+func (s series) less(t series) series {
+	var out series
+	for i := range min(len(s), len(t)) {
+		out = append(out, s[i]-t[i])
+	}
+	return out
+}
