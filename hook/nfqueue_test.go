@@ -18,6 +18,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"kstat/lab/packets"
 	"kstat/lab/sandbox"
 	"kstat/lab/traffic"
 	"kstat/stats"
@@ -193,14 +194,14 @@ func TestOddPackets(t *testing.T) {
 	peer := sandbox.Veth(t)
 	names := stats.BuiltinNames()
 	want := make(map[string]uint64)
-	for _, c := range traffic.IPv4Cases(peer.Own4, peer.Void4) {
+	for _, c := range packets.IPv4Cases(peer.Own4, peer.Void4) {
 		must(t, traffic.RawIPv4Packet(peer.Void4, c.Packet))
 		want[names.Name(stats.Protocol(c.Protocol))+"/ipv4"]++
 	}
-	for _, c := range traffic.IPv6Cases(peer.Own6, peer.Void6) {
+	for _, c := range packets.IPv6Cases(peer.Own6, peer.Void6) {
 		must(t, traffic.RawIPv6Packet(peer.Void6, c.Packet))
 		p := stats.Protocol(c.Protocol)
-		if c.Protocol == traffic.Unknown || c.Chain > copyRange {
+		if c.Protocol == packets.Unknown || c.Chain > copyRange {
 			p = stats.Other
 		}
 		want[names.Name(p)+"/ipv6"]++

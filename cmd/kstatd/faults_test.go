@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kstat/lab/packets"
 	"kstat/lab/sandbox"
 	"kstat/lab/traffic"
 )
@@ -425,8 +426,8 @@ func TestFaultMixedPackets(t *testing.T) {
 	peer := sandbox.Veth(t)
 	rounds, each := scale(1000, 20), 1000
 	var endless []byte // a chain of headers that leads nowhere
-	for _, c := range traffic.IPv6Cases(peer.Own6, peer.Void6) {
-		if c.Protocol == traffic.Unknown {
+	for _, c := range packets.IPv6Cases(peer.Own6, peer.Void6) {
+		if c.Protocol == packets.Unknown {
 			endless = c.Packet
 		}
 	}

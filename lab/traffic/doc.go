@@ -24,6 +24,6 @@
 // sandbox.Peer.Do they send from the peer. Raw sockets need CAP_NET_RAW,
 // which every sandbox has.
 //
-// [IPv4Cases] and [IPv6Cases] make packets for RawIPv4Packet and RawIPv6Packet,
+// Package kstat/lab/packets makes packets for RawIPv4Packet and RawIPv6Packet,
 // well-formed and not, each with the protocol it is to be counted under.
 package traffic

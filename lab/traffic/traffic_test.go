@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"kstat/lab/packets"
 	"kstat/lab/sandbox"
 
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 )
 
@@ -143,7 +142,7 @@ func TestRawSink(t *testing.T) {
 func TestRawErrors(t *testing.T) {
 	sandbox.Need(t, sandbox.Namespaces, sandbox.IPv6)
 	four, six := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
-	short := IPv4Cases(four, four)[0].Packet[:20]
+	short := packets.IPv4Cases(four, four)[0].Packet[:20]
 	short[0] = 4<<4 | 6
 	for what, c := range map[string]struct{ got, want error }{
 		"protocol 255":               {Raw(four, 255, nil, 1), unix.EINVAL},
@@ -185,24 +184,24 @@ func TestCases(t *testing.T) {
 	peer := sandbox.Veth(t)
 	there := watch(t, peer.Do)
 
-	check := func(version int, c Case, send func() error) {
+	check := func(version int, c packets.Case, send func() error) {
 		t.Run(fmt.Sprintf("IPv%d/%s", version, c.Name), func(t *testing.T) {
 			protocol, other := nftSays[c.Name]
 			if !other {
 				protocol = c.Protocol
 			}
 			want := of(version, protocol, 1)
-			if protocol == Unknown {
+			if protocol == packets.Unknown {
 				want = figures{fmt.Sprint(version): 1}
 			}
 			w.in(t).expect(want, send)
 		})
 	}
 	there.expect(figures{}, func() error {
-		for _, c := range IPv4Cases(peer.Own4, peer.Void4) {
+		for _, c := range packets.IPv4Cases(peer.Own4, peer.Void4) {
 			check(4, c, func() error { return RawIPv4Packet(peer.Void4, c.Packet) })
 		}
-		for _, c := range IPv6Cases(peer.Own6, peer.Void6) {
+		for _, c := range packets.IPv6Cases(peer.Own6, peer.Void6) {
 			check(6, c, func() error { return RawIPv6Packet(peer.Void6, c.Packet) })
 		}
 		return nil
@@ -214,7 +213,7 @@ func TestShortHeaders(t *testing.T) {
 	sandbox.Need(t, sandbox.Namespaces, sandbox.NFTables)
 	w := watch(t, here)
 	peer := sandbox.Veth(t)
-	for _, c := range IPv4ShortHeaders(peer.Own4, peer.Void4) {
+	for _, c := range packets.IPv4ShortHeaders(peer.Own4, peer.Void4) {
 		got := w.during(func() error {
 			err := RawIPv4Packet(peer.Void4, c.Packet)
 			if errors.Is(err, unix.EINVAL) {
@@ -224,33 +223,6 @@ func TestShortHeaders(t *testing.T) {
 		})
 		if len(got) > 0 && !maps.Equal(got, of(4, unix.IPPROTO_TCP, 1)) {
 			t.Errorf("%s: POSTROUTING saw %v", c.Name, got)
-		}
-	}
-}
-
-// TestChains checks where the upper layer begins.
-func TestChains(t *testing.T) {
-	four, six := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd00:9::1")
-	for _, c := range IPv4Cases(four, four) {
-		packet := gopacket.NewPacket(c.Packet, layers.LayerTypeIPv4, gopacket.Default)
-		ip, ok := packet.NetworkLayer().(*layers.IPv4)
-		if !ok || len(ip.Contents) != c.Chain || int(ip.Protocol) != c.Protocol || int(ip.Length) != len(c.Packet) {
-			t.Errorf("IPv4 %s: gopacket says %v", c.Name, packet)
-		}
-	}
-	for _, c := range IPv6Cases(six, six) {
-		if c.Protocol == Unknown {
-			if c.Chain != len(c.Packet) {
-				t.Errorf("IPv6 %s: a chain of %d bytes in a packet of %d", c.Name, c.Chain, len(c.Packet))
-			}
-			continue
-		}
-		if c.Name == "fragment, later" {
-			continue
-		}
-		// What is behind the chain is what the upper layer would send.
-		if want := segment(six, six, uint8(c.Protocol)); string(c.Packet[c.Chain:]) != string(want) {
-			t.Errorf("IPv6 %s: behind %d bytes %x, want %x", c.Name, c.Chain, c.Packet[c.Chain:], want)
 		}
 	}
 }

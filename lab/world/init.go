@@ -26,6 +26,7 @@ const (
 // runInit is PID 1 of a world. It never returns.
 func runInit() {
 	unix.CloseOnExec(worldFD)
+	_ = os.WriteFile("/proc/self/comm", []byte(initName), 0) // else it is called exe
 	file := os.NewFile(worldFD, "world")
 	conn, err := net.FileConn(file)
 	file.Close()

@@ -3,6 +3,7 @@ package world
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"os"
 	"strconv"
@@ -110,7 +111,7 @@ func (n *mirror) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*
 		out.SetEntryTimeout(keep)
 		out.SetAttrTimeout(keep)
 	}
-	return n.link(ctx, target, st.Ino, out)
+	return n.link(ctx, target, out)
 }
 
 // self finds what /proc/self, or thread-self, is for the caller.
@@ -125,17 +126,10 @@ func (n *mirror) self(ctx context.Context, name string, out *fuse.EntryOut) (*go
 		return nil, syscall.ENOENT
 	}
 	if name == "self" {
-		return n.link(ctx, pid, selfIno|uint64(caller.Pid), out)
+		return n.link(ctx, pid, out)
 	}
-	return n.link(ctx, pid+"/task/"+tid, threadIno|uint64(caller.Pid), out)
+	return n.link(ctx, pid+"/task/"+tid, out)
 }
-
-// Inode numbers of the links that are another for each caller. Those of procfs
-// have 32 bits.
-const (
-	selfIno   = 1 << 40
-	threadIno = 1 << 41
-)
 
 // processOf returns the number of the process that a thread belongs to.
 func processOf(tid string) (string, error) {
@@ -151,13 +145,18 @@ func processOf(tid string) (string, error) {
 	return "", fmt.Errorf("thread %s belongs to no process", tid)
 }
 
-// link returns a symbolic link.
-func (n *mirror) link(ctx context.Context, target string, ino uint64, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
+// link returns a symbolic link. The kernel keeps its text for as long as the
+// inode lives, so the text says which inode it is: self of one caller may be
+// that of another who has got the same number.
+func (n *mirror) link(ctx context.Context, target string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	l := &gofs.MemSymlink{Data: []byte(target)}
 	l.Attr.Mode = 0o777
 	l.Attr.Size = uint64(len(target))
-	child := n.NewInode(ctx, l, gofs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino})
-	return found(ctx, child, out)
+	h := fnv.New64a()
+	h.Write(l.Data)
+	// Small numbers and those with the highest bit are go-fuse's.
+	ino := h.Sum64()>>2 | 1<<62
+	return found(ctx, n.NewInode(ctx, l, gofs.StableAttr{Mode: syscall.S_IFLNK, Ino: ino}), out)
 }
 
 // found fills in what is to be known of an inode.

@@ -24,7 +24,7 @@ func TestParseRecord(t *testing.T) {
 	for record, want := range map[string]kmod.Message{
 		"6,339,5140900,-;NET: Registered":                      {Time: 5140900 * time.Microsecond, Level: 6, Text: "NET: Registered"},
 		"30,340,5690716,-,caller=T1;udevd[80]: a;b\n SUBSYS=x": {Time: 5690716 * time.Microsecond, Facility: 3, Level: 6, Text: "udevd[80]: a;b"},
-		`4,1,0,-;tab\x09 and \x5c, \x, \xzz`:                     {Level: 4, Text: "tab\t and \\, \\x, \\xzz"},
+		`4,1,0,-;tab\x09 and \x5c, \x, \xzz`:                   {Level: 4, Text: "tab\t and \\, \\x, \\xzz"},
 		"3,1,7,-;":                                             {Time: 7 * time.Microsecond, Level: 3},
 	} {
 		if got, ok := parseRecord(record); !ok || got != want {

@@ -1,4 +1,6 @@
-package traffic
+// Package packets makes IP packets, well-formed and not, each with what it is to
+// be counted as. [kstat/lab/traffic.RawIPv4Packet] and RawIPv6Packet send them.
+package packets
 
 import (
 	"bytes"
