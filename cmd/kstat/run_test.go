@@ -157,6 +157,33 @@ kstat                  16384  0
 `)
 }
 
+// Programs that look closely at /proc find what they look for.
+func TestRunPrograms(t *testing.T) {
+	exe, err := os.Executable()
+	must(t, err)
+	for _, c := range []struct{ program, script, want string }{
+		{"ps", `ps -o comm= -p $$; ps -e -o comm= | head -n 1`, "sh\nkstat-init\n"},
+		{"top", `top -b -n 1 | grep -c kstat-i`, "1\n"},
+		{"python3", `python3 -c 'import os; print(os.cpu_count() == len(os.sched_getaffinity(0)), os.readlink("/proc/self") == str(os.getpid()), os.path.samefile("/proc/self/exe", "/proc/%d/exe" % os.getpid()))'`, "True True True\n"},
+		{"bash", `bash -c 'cat <(echo one) <(echo two)'`, "one\ntwo\n"},
+		{"java", `java -XshowSettings:system -version 2>&1 | grep -c -e '^openjdk version' -e '^java version'`, "1\n"},
+		{"sh", exe + ` ko | head -c 4 | od -An -c`, " 177   E   L   F\n"}, // a Go program
+		{"sh", `echo 1 >/proc/sys/net/ipv4/ip_forward; cat /proc/sys/net/ipv4/ip_forward; grep -c lo: /proc/net/dev; ls /sys/class/net`, "1\n1\nlo\n"},
+		{"sh", `readlink -f /proc/self/cwd | grep -c .; wc -l </proc/self/status | grep -c .; test -d /proc/1 -a -r /proc/cpuinfo -a ! -e /proc/999999`, "1\n1\n"},
+		{"sh", `for p in /proc/[0-9]*; do cat $p/comm; done | sort | uniq -c | grep -c kstat-init`, "1\n"},
+	} {
+		t.Run(c.program, func(t *testing.T) {
+			if _, err := exec.LookPath(c.program); err != nil {
+				if os.Getenv("KSTAT_REQUIRE") == "1" && c.program != "java" { // 200 MB
+					t.Fatal(err)
+				}
+				t.Skip(err)
+			}
+			script(t, nil, c.script, c.want)
+		})
+	}
+}
+
 func TestRunNested(t *testing.T) {
 	exe, err := os.Executable()
 	must(t, err)

@@ -9,10 +9,10 @@ import (
 // modules, which a container seldom has, there is no work: kstat has no
 // dependencies, and is found without an index.
 func (t *tool) depmod() int {
-	usual := !slices.ContainsFunc(t.args, func(arg string) bool {
-		return !slices.Contains([]string{"-a", "--all", "-A", "--quick", "-e", "-w", "--warn", "-v", "--verbose"}, arg)
-	})
-	if _, err := os.Stat(modulesDir("", "")); usual && err != nil {
+	plain := []string{"-a", "--all", "-A", "--quick", "-e", "-w", "--warn", "-v", "--verbose", kernelRelease()}
+	special := func(arg string) bool { return !slices.Contains(plain, arg) }
+	_, err := os.Stat(modulesDir("", ""))
+	if err != nil && !slices.ContainsFunc(t.args, special) {
 		return 0
 	}
 	status, _ := t.pass()

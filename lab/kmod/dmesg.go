@@ -143,8 +143,10 @@ func (d *dmesg) set(o option) (err error) {
 		_, err = parseName("level", o.value, levels, 1)
 	case "d":
 		d.delta = true
-	case "e", "H":
+	case "e":
 		d.format = relative
+	case "H":
+		d.format, d.color = relative, "auto"
 	case "f":
 		err = d.facilities.add("facility", o.value, facilities)
 	case "J":
@@ -257,13 +259,17 @@ func (s set) has(n int) bool { return s == 0 || n >= 0 && n < 64 && s&(1<<n) != 
 
 // add adds what a list names, as in err,warn or 3,4.
 func (s *set) add(what, list string, names []string) error {
-	for name := range strings.SplitSeq(strings.TrimSuffix(list, ","), ",") {
+	for list != "" {
+		name, rest, more := strings.Cut(list, ",")
+		if more && rest == "" {
+			name = list // to dmesg, a comma at the end is part of the name
+		}
 		n, err := parseName(what, name, names, 0)
 		if err != nil {
-			// dmesg says the list from there on, not the name.
-			return fmt.Errorf("unknown %s '%s'", what, list[strings.Index(list, name):])
+			return fmt.Errorf("unknown %s '%s'", what, list)
 		}
 		*s |= 1 << n
+		list = rest
 	}
 	return nil
 }

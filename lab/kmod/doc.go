@@ -22,10 +22,12 @@
 //
 // # Words
 //
-// Messages and exit statuses are those of the real tools, which the tests hold
-// them to where kmod is installed. Three things are not imitated: the source
-// file and line that Debian's build puts into some messages, usage texts, for
-// which the real tool is asked, and /etc/modprobe.d.
+// Messages and exit statuses are those of the real tools; where these are
+// installed, the tests compare. Not imitated are the source file and line that
+// Debian's build puts into some messages, the usage texts, for which the real
+// tool is asked, /etc/modprobe.d, syslog, and the pager of dmesg -H. sudo has
+// neither passwords nor rules, and leaves the environment alone.
 //
-// insmod takes kmod 30's options and those that kmod 34 has besides.
+// There is no kmod insmod: kmod has but help, list and static-nodes. insmod
+// takes the options of kmod 34, too, which kmod 30 lacks.
 package kmod

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/syslog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +21,7 @@ const module = "kstat"
 
 // Kernel answers the system calls that the tools would make. Of an error that
 // wraps a [syscall.Errno] they say what strerror(3) says of that, and nothing
-// more: the cause belongs into the log. Any other error they quote.
+// more: the cause belongs in the log. Any other error they quote.
 type Kernel interface {
 	// Insert is finit_module(2). It wraps EEXIST if the module is loaded, and
 	// EINVAL if a parameter has a value that it refuses.
@@ -40,13 +39,13 @@ type Kernel interface {
 	Clear() error
 
 	// Real returns the path of the host's own tool of that name, "" if there
-	// is none.
+	// is none. It must not lead back to Main.
 	Real(tool string) string
 }
 
 // Message is an entry of the kernel log. Two that are equal are the same entry.
 type Message struct {
-	Time     time.Duration // since boot, in microseconds
+	Time     time.Duration // since boot; microseconds are shown
 	Facility int           // as in syslog(3), but not shifted: 0 is kern, 1 is user
 	Level    int           // 0 is emerg, 7 is debug
 	Text     string        // one or more lines, without the last newline, not escaped
@@ -68,6 +67,7 @@ func Main(argv0 string, args []string, k Kernel) int {
 		args:   args,
 		kernel: k,
 		root:   "/",
+		stdout: os.Stdout,
 		out:    bufio.NewWriter(os.Stdout),
 		err:    os.Stderr,
 		most:   warning,
@@ -86,11 +86,11 @@ type tool struct {
 	args        []string
 	kernel      Kernel
 	root        string // the directory of proc and sys
-	out         *bufio.Writer
+	stdout      io.Writer
+	out         *bufio.Writer // of stdout
 	err         io.Writer
 
-	most     priority // messages of less importance are not shown
-	toSyslog bool
+	most priority // messages of less importance are not shown
 }
 
 func (t *tool) run() int {
@@ -118,32 +118,26 @@ func (t *tool) run() int {
 	return 1
 }
 
-// priority is that of a message, in syslog(3)'s numbers.
-type priority = syslog.Priority
+// priority is that of a message, as in syslog(3): the less, the more important.
+type priority int
 
 const (
-	silence = syslog.LOG_EMERG
-	fatal   = syslog.LOG_CRIT
-	failure = syslog.LOG_ERR
-	warning = syslog.LOG_WARNING
+	silence priority = iota
+	_
+	fatal
+	failure
+	warning
 )
 
-// log says something as kmod does: insmod: ERROR: what.
+// log says something as kmod does: insmod: ERROR: what. With -s kmod says it to
+// syslog. That is the host's, and no business of a world's, so -s is ignored.
 func (t *tool) log(p priority, format string, a ...any) {
-	if p > t.most {
-		return
-	}
-	text := map[priority]string{fatal: "FATAL", failure: "ERROR", warning: "WARNING"}[p] + ": " + fmt.Sprintf(format, a...)
-	if !t.toSyslog {
-		fmt.Fprintf(t.err, "%s: %s\n", t.name, text)
-		return
-	}
-	// As with syslog(3), what nobody takes is lost.
-	if w, err := syslog.New(syslog.LOG_DAEMON|p, t.name); err == nil {
-		fmt.Fprint(w, text)
-		w.Close()
+	if p <= t.most {
+		fmt.Fprintf(t.err, "%s: %s: %s\n", t.name, priorityNames[p], fmt.Sprintf(format, a...))
 	}
 }
+
+var priorityNames = map[priority]string{fatal: "FATAL", failure: "ERROR", warning: "WARNING"}
 
 // misused says what getopt(3) would say.
 func (t *tool) misused(err error) int {
@@ -184,14 +178,17 @@ func (t *tool) passPart(args ...string) (status int, ok bool) {
 	t.out.Flush()
 	cmd := exec.Command(real, args...)
 	cmd.Args[0] = t.argv0
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, t.err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, t.stdout, t.err
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.log(failure, "could not run %s: %s", real, strerror(err))
 		return 1, true
 	}
-	return cmd.ProcessState.ExitCode(), true
+	if status = cmd.ProcessState.ExitCode(); status < 0 {
+		status = 1 // killed
+	}
+	return status, true
 }
 
 // help has the real tool explain itself. Without one there is the usage line.

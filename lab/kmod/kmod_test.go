@@ -15,8 +15,9 @@ import (
 	"kstat/lab/sandbox"
 )
 
-// trials are calls of kmod's tools, with what kmod 30 says. They run in a
-// directory with the files that chdir makes, where $R is the fake's root.
+// trials are calls of kmod's tools, with what kmod 30 says. They run in $W, a
+// directory with the files that chdir makes. $R is the fake's root, $V the
+// kernel's release, and ; a space in an argument.
 var trials = []struct {
 	call   string
 	state  string        // of the module: "" is not loaded
@@ -90,6 +91,8 @@ var trials = []struct {
 	{call: "modprobe --dry-run --first-time -d $R kstat", state: "loaded", status: 1, err: "modprobe: ERROR: could not insert 'kstat': Module already in kernel\n"},
 	{call: "modprobe -D -d $R kstat start=1", state: "loaded", out: "insmod $R/lib/modules/$V/extra/kstat.ko start=1\n"},
 	{call: "modprobe --show-depends --dirname=$R kstat", out: "insmod $R/lib/modules/$V/extra/kstat.ko \n"},
+	{call: "modprobe -nv -d $R kstat a=b;c d=\"e;f\" g;h 'i=j;k' l='m;n'", out: "insmod $R/lib/modules/$V/extra/kstat.ko a=\"b c\" d=\"e f\" g h 'i=\"j k'\" l='m n'\n"},
+	{call: "insmod kstat.ko a=b;c", asked: []string{`insert "a=b c"`}},
 	{call: "modprobe -R -d $R kstat", out: "kstat\n"},
 	{call: "modprobe -a -d $R kstat gone", asked: []string{`insert ""`}, status: 1, err: "modprobe: WARNING: Module gone not found in directory $R/lib/modules/$V\n"},
 	{call: "modprobe -d $R -a gone kstat", asked: []string{`insert ""`}, status: 1, err: "modprobe: WARNING: Module gone not found in directory $R/lib/modules/$V\n"},
@@ -106,6 +109,7 @@ var trials = []struct {
 	{call: "modprobe -d $R -r kstat", state: "used", status: 1, err: "modprobe: FATAL: Module kstat is in use.\n"},
 	{call: "modprobe -d $R -r -w 5 kstat", state: "used", asked: []string{"delete"}},
 	{call: "modprobe -d $R -r kstat", state: "loaded", errno: syscall.EPERM, asked: []string{"delete"}, status: 1, err: "modprobe: ERROR: could not remove 'kstat': Operation not permitted\n"},
+	{call: "modprobe -d $R -r kstat gone", state: "loaded", errno: syscall.EPERM, asked: []string{"delete"}, status: 1, err: "modprobe: ERROR: could not remove 'kstat': Operation not permitted\nmodprobe: FATAL: Module gone not found.\n"},
 	{call: "modprobe -d $R -r gone kstat", state: "loaded", status: 1, err: "modprobe: FATAL: Module gone not found.\n"},
 	{call: "modprobe -d $R -qr gone kstat", state: "loaded", asked: []string{"delete"}, status: 1},
 	{call: "modprobe -d $R -r kstat gone", state: "loaded", asked: []string{"delete"}, status: 1, err: "modprobe: FATAL: Module gone not found.\n"},
@@ -135,6 +139,8 @@ var trials = []struct {
 	{call: "modinfo bare/kstat.ko", out: "filename:       $W/bare/kstat.ko\n", status: 1, err: "modinfo: ERROR: could not get modinfo from 'kstat': No such file or directory\n"},
 	{call: "modinfo gone.ko kstat.ko -l", out: "Dual MIT/GPL\n", status: 1, err: "modinfo: ERROR: Module gone.ko not found.\n"},
 	{call: "modinfo -m gone", status: 1, err: "modinfo: ERROR: Module name gone not found.\n"},
+	{call: "modinfo -F name /lib/modules/$V/extra/kstat.ko", out: "kstat\n", ours: "installed without a file"},
+	{call: "modinfo packed/broken.ko.gz", out: "filename:       $W/packed/broken.ko.gz\n", status: 1, err: "modinfo: ERROR: could not get modinfo from 'broken': Invalid argument\n", ours: "Debian's is built without zlib"},
 	{call: "modinfo packed/kstat.ko.gz -l", out: "Dual MIT/GPL\n", ours: "Debian's is built without zlib"},
 	{call: "modinfo", status: 1, err: "modinfo: ERROR: missing module or filename.\n"},
 	{call: "modinfo -F", status: 1, err: "modinfo: option requires an argument -- 'F'\n"},
@@ -163,7 +169,7 @@ func TestWords(t *testing.T) {
 			f.errno = tt.errno
 			f.setUp(t, tt.state)
 			expand := strings.NewReplacer("$R", f.root, "$V", kernelRelease(), "$W", w).Replace
-			args := strings.Fields(expand(tt.call))
+			args := words(expand(tt.call))
 			want := outcome{tt.status, expand(tt.out), expand(tt.err)}
 			if got := f.run(args[0], args[1:]...); got != want {
 				t.Errorf("got %v\nwant %v", got, want)
@@ -192,7 +198,7 @@ func TestWordsOfKmod(t *testing.T) {
 			if strings.Contains(tt.call, "$R") {
 				f.install(t)
 			}
-			args := strings.Fields(expand(tt.call))
+			args := words(expand(tt.call))
 			got := f.runReal(t, needReal(t, filepath.Base(args[0])), args[0], args[1:]...)
 			got.err = origin.ReplaceAllString(got.err, "")
 			if want := (outcome{tt.status, expand(tt.out), expand(tt.err)}); got != want {
@@ -200,6 +206,15 @@ func TestWordsOfKmod(t *testing.T) {
 			}
 		})
 	}
+}
+
+// words splits a call of the table.
+func words(call string) []string {
+	args := strings.Fields(call)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], ";", " ")
+	}
+	return args
 }
 
 // chdir makes a directory with files to name, goes there, and returns it.

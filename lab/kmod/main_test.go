@@ -129,7 +129,7 @@ func (o outcome) String() string {
 // run runs a tool of ours in this process.
 func (f *fake) run(argv0 string, args ...string) outcome {
 	var out, err bytes.Buffer
-	t := &tool{argv0: argv0, name: filepath.Base(argv0), args: args, kernel: f, root: f.root, out: bufio.NewWriter(&out), err: &err, most: warning}
+	t := &tool{argv0: argv0, name: filepath.Base(argv0), args: args, kernel: f, root: f.root, stdout: &out, out: bufio.NewWriter(&out), err: &err, most: warning}
 	status := t.run()
 	t.out.Flush()
 	return outcome{status, out.String(), err.String()}

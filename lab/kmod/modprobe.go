@@ -47,10 +47,13 @@ type probe struct {
 	*tool
 	dir string // of the modules
 
-	all, remove            bool
-	lookup, dryRun, show   bool
-	firstTime, evenIfThere bool // --first-time; --show-depends asks nobody what is loaded
-	patient                bool // -w: leave it to the kernel to say that it is in use
+	all, remove          bool
+	lookup, dryRun, show bool
+	firstTime            bool
+	evenIfThere          bool // --show-depends: do not ask whether it is loaded
+	patient              bool // -w: let the kernel say whether it is in use
+
+	over bool // FATAL has been said, behind which kmod exits
 }
 
 func (t *tool) modprobe() int {
@@ -58,7 +61,7 @@ func (t *tool) modprobe() int {
 	c, err := modprobeOptions.parse(append(strings.Fields(os.Getenv("MODPROBE_OPTIONS")), t.args...))
 	p := probe{tool: t}
 	var base, release string
-	var toSyslog, query bool
+	query := false
 	for _, o := range c.options {
 		switch o.name {
 		case "a":
@@ -85,8 +88,6 @@ func (t *tool) modprobe() int {
 			base = o.value
 		case "S":
 			release = o.value
-		case "s":
-			toSyslog = true
 		case "q":
 			t.most = silence
 		case "v":
@@ -97,14 +98,12 @@ func (t *tool) modprobe() int {
 			return t.help("[-r] [-a] [options] modulename [args]")
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return t.misused(err)
-	}
-	t.toSyslog = toSyslog
-	if query {
+	case query:
 		return t.mustPass("this query")
-	}
-	if len(c.operands) == 0 {
+	case len(c.operands) == 0:
 		t.log(failure, "missing parameters. See -h.")
 		return 1
 	}
@@ -124,11 +123,11 @@ func (t *tool) modprobe() int {
 	}
 	status := 0
 	for _, name := range names {
+		if p.over {
+			break
+		}
 		if !p.one(name, params, c.words) {
 			status = 1
-			if !p.all && fatal <= t.most {
-				break // kmod exits after a message that begins with FATAL
-			}
 		}
 	}
 	return status
@@ -139,6 +138,7 @@ func (p *probe) one(name, params string, words []string) bool {
 	if name != module && !isKstat(name) {
 		os.Unsetenv("MODPROBE_OPTIONS") // they are among the words
 		if status, ok := p.passPart(append(words, "--", name)...); ok {
+			p.over = status != 0 && !p.all // most of its errors are fatal
 			return status == 0
 		}
 	}
@@ -210,13 +210,14 @@ func (p *probe) unload() bool {
 	return p.dryRun || p.delete(module) == nil
 }
 
-// complain says what ends modprobe, but for one that was told to do all it can.
+// complain says what ends modprobe, unless it is to do all that it can.
 func (p *probe) complain(format string, a ...any) {
 	if p.all {
 		p.log(warning, format, a...)
-	} else {
-		p.log(fatal, format, a...)
+		return
 	}
+	p.log(fatal, format, a...)
+	p.over = fatal <= p.most
 }
 
 // moduleParams joins parameters, and quotes the values with spaces.

@@ -20,14 +20,12 @@ var rmmodOptions = grammar{"fsvVwh", []longOption{
 
 func (t *tool) rmmod() int {
 	t.most = failure
-	var force, toSyslog bool
+	force := false
 	c, err := rmmodOptions.parse(t.args)
 	for _, o := range c.options {
 		switch o.name {
 		case "f":
 			force = true
-		case "s":
-			toSyslog = true
 		case "v":
 			t.most++
 		case "w": // kmod 30 has it, and does not know it
@@ -39,11 +37,10 @@ func (t *tool) rmmod() int {
 			return t.version()
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return t.misused(err)
-	}
-	t.toSyslog = toSyslog
-	if len(c.operands) == 0 {
+	case len(c.operands) == 0:
 		t.log(failure, "missing module name.")
 		return 1
 	}

@@ -178,7 +178,7 @@ func (s *sudo) run() int {
 	if s.login {
 		argv[0] = "-" + filepath.Base(path)
 		if err := os.Chdir(target.home); err != nil {
-			return s.dies(fmt.Errorf("unable to change directory to %s: %s", target.home, strerror(err)))
+			s.dies(fmt.Errorf("unable to change directory to %s: %s", target.home, strerror(err))) // but goes on
 		}
 	}
 	if err := target.become(); err != nil {
