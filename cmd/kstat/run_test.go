@@ -246,14 +246,11 @@ func TestRunAsUser(t *testing.T) {
 	// The test binary is in a directory that only root may enter.
 	dir, err := os.MkdirTemp("", "kstat-user-")
 	must(t, err)
-	defer os.RemoveAll(dir)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	exe := filepath.Join(dir, "kstat")
 	text, err := os.ReadFile("/proc/self/exe")
 	must(t, err, os.Chmod(dir, 0o755), os.WriteFile(exe, text, 0o755))
-	device := filepath.Join(dir, "fuse")
-	must(t, unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))), os.Chmod(device, 0o666))
-	must(t, unix.Mount(device, "/dev/fuse", "", unix.MS_BIND, ""))
-	defer func() { must(t, unix.Unmount("/dev/fuse", unix.MNT_DETACH)) }()
+	openFUSE(t, dir)
 
 	cmd := sandbox.AsUser(sandbox.Command(exe, "run", "--start", "--counter", "1", "sh", "-euc", `
 id -u
@@ -274,7 +271,7 @@ ls /sys/class/net
 	if got := end(t, cmd); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: --net host needs root") {
 		t.Errorf("--net host as an ordinary user: %+v", got)
 	}
-	must(t, os.Chmod(device, 0o600))
+	must(t, os.Chmod(filepath.Join(dir, "fuse"), 0o600))
 	cmd = sandbox.AsUser(sandbox.Command(exe, "run", "true"), sandbox.Nobody)
 	cmd.Env = append(os.Environ(), asTool+"=1")
 	if got := end(t, cmd); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: open /dev/fuse: permission denied; chmod 666") {

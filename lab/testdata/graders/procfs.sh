@@ -11,6 +11,10 @@ is() { # is TEXT GOT WANT
 }
 knock() { for ((i = 0; i < $1; i++)); do (: < /dev/tcp/127.0.0.1/15) 2> /dev/null; done; }
 segments() { awk '/^Tcp:/ { if (c) print $c; for (i = 1; i <= NF; i++) if ($i == "OutSegs") c = i }' /proc/net/snmp; }
+python() {
+    python3 -c 'import os, sys; print(
+        os.readlink("/proc/self") == str(os.getpid()), os.path.samefile("/proc/self/exe", sys.executable), os.cpu_count())'
+}
 
 all() {
     is 'ps finds this shell' "$(ps -o pid= -p $$ | tr -d ' ')" $$
@@ -21,16 +25,14 @@ all() {
 
     exec 7< /dev/null
     is '/proc/self/fd' "$(readlink /proc/self/fd/7)" /dev/null
-    is '/proc/self is who asks' "$(python3 -c 'import os; print(os.readlink("/proc/self") == str(os.getpid()))')" True
+    is 'what Python knows from /proc and /sys' "$(python)" "True True $(getconf _NPROCESSORS_ONLN)"
     is 'a find in /proc/self' "$(find /proc/self/ -maxdepth 1 \( -name maps -o -name stat -o -name cgroup \) -type f | wc -l)" 3
     is 'find counts one thread' "$(find /proc/self/task/ -mindepth 1 -maxdepth 1 -type d | wc -l)" 1
     is '/dev/stdin' "$(echo word | cat /dev/stdin)" word
     is 'process substitution' "$(diff <(seq 1000) <(seq 1000) && echo same)" same
     is '... for writing' "$(echo up > >(tr a-z A-Z))" UP
-    is '/proc/self/exe' "$(python3 -c 'import os, sys; print(os.path.samefile("/proc/self/exe", sys.executable))')" True
 
     is 'lo is in /proc/net/dev' "$(sed -n 's/^ *\(lo\):.*/\1/p' /proc/net/dev)" lo
-    is 'cpus' "$(python3 -c 'import os; print(os.cpu_count())')" "$(getconf _NPROCESSORS_ONLN)"
     is '/proc/cpuinfo and nproc' "$(($(grep -c '^processor' /proc/cpuinfo) >= $(nproc)))" 1
     is 'memory' "$(free -k | awk '/^Mem/ { print $2 }')" "$(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
     is 'time passes' "$( (cat /proc/uptime; sleep 0.05; cat /proc/uptime) | awk '{ passed = $1 - last; last = $1 } END { print (passed > 0 && passed < 60) }')" 1
@@ -44,10 +46,10 @@ all() {
 
 echo "--- without the module"; all
 insmod kstat.ko start=1 counter=1
+from=$(segments)
 echo "--- with it"; all
-from=$(segments); zero=$(cat /proc/kstat/nout)
 knock 10
-is 'nout and the segments of /proc/net/snmp' "$(($(cat /proc/kstat/nout) - zero))" "$(($(segments) - from))"
+is 'nout and the segments of /proc/net/snmp' "$(cat /proc/kstat/nout)" "$(($(segments) - from))"
 rmmod kstat
 
 echo "SCORE: $((n - bad))/$n"

@@ -9,17 +9,14 @@ import struct
 import subprocess
 
 
-def cat(path):
-    return open(path).read()
-
-
 def echo(text, path):
     with open(path, "w") as f:
         print(text, file=f)
 
 
 def nout():
-    text = cat("/proc/kstat/nout")
+    with open("/proc/kstat/nout") as f:
+        text = f.read()
     assert text.endswith("\n"), f"nout is {text!r}"
     return int(text)
 

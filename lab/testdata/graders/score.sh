@@ -45,10 +45,9 @@ experiments() {
 }
 
 experiments | awk -F'|' '
-    { max += $1 }
     $3 == $4 { got += $1; mark = $1 }
     $3 != $4 { mark = 0; note = "  (" $3 " instead of " $4 ")" }
     { line = $2 " "; while (length(line) < 40) line = line "."; print line, mark "/" $1 note; note = "" }
-    END { print "total", got "/" max; exit max - got }
+    END { print "total", got "/27"; exit 27 - got }
 ' | sed 's/^total/SCORE:/'
 exit "${PIPESTATUS[1]}"

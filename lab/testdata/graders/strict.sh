@@ -24,8 +24,6 @@ cleanup() {
 }
 trap cleanup EXIT
 trap 'echo "line $LINENO: $BASH_COMMAND" >&2' ERR
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 begin() { step=$1; }
 end() {
