@@ -59,7 +59,7 @@ fuzz: ## run every fuzz target for FUZZTIME=10s
 	@tools/fuzz $(FUZZTIME)
 
 faults: summary ## the fault suite at full length, each figure shown, under ten minutes (needs root, strace, nftables, iptables)
-	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./cmd/... | grep -vE '^(=== |ok |PASS)'; \
+	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./lab/grade ./cmd/... | grep -vE '^(=== |ok |PASS)'; \
 	exit $${PIPESTATUS[0]}
 
 soak: build ## run under load for HOURS=1 and look whether anything grows (needs root)

@@ -172,7 +172,7 @@ func (g *grading) module() grade.Target {
 
 // items is the rubric to grade by, and settles the profile.
 func (g *grading) items() (rubric *grade.Rubric, err error) {
-	rubric = grade.Builtin(g.profile)
+	rubric = grade.Builtin()
 	wanted := grade.Contract
 	switch {
 	case g.rubric != "":

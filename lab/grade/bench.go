@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,19 @@ func (t *Target) loaded() bool {
 		}
 	}
 	return false
+}
+
+// name is what a file of the target is called.
+func (t *Target) name(path string) string {
+	switch path {
+	case t.Nout:
+		return "nout"
+	case t.Counter:
+		return "counter"
+	case t.Start:
+		return "start"
+	}
+	return path
 }
 
 // onTarget puts the target's paths in the place of the module's.
@@ -146,10 +160,11 @@ func (b *Bench) empty(ctx context.Context) {
 // not.
 func (b *Bench) shell(ctx context.Context, line string) *Verdict {
 	v := (&Command{Run: line}).Try(ctx, b)
-	if v.Outcome == Failed {
-		return &v
+	if v.Outcome != Failed {
+		return nil
 	}
-	return nil
+	v.Repeat = line
+	return &v
 }
 
 // state is what Run leaves as it was.
@@ -254,12 +269,18 @@ func writeText(path, text string) error {
 	return err
 }
 
-// parseNumber reads a number as the three files hold it. That it ends with a
-// newline is for an item of its own to say.
+// oneNumber matches a text that holds a number. There may be words before it,
+// as the assignment does not forbid them: that there are none, and a newline
+// behind it, is for items of their own to say.
+var oneNumber = regexp.MustCompile(`^(?:[^0-9]*[^0-9-])?([0-9]+)\s*$`)
+
 func parseNumber(text string) (uint64, bool) {
-	digits := strings.TrimSuffix(text, "\n")
-	n, err := strconv.ParseUint(digits, 10, 64)
-	return n, err == nil && digits == strconv.FormatUint(n, 10)
+	match := oneNumber.FindStringSubmatch(text)
+	if match == nil {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(match[1], 10, 64)
+	return n, err == nil
 }
 
 // errorName shows an errno as programmers and shells do.

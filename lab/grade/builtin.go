@@ -8,11 +8,11 @@ const (
 	paper  = "documentation"       // 10
 )
 
-// Builtin returns the rubric of the assignment. The profile is that of the
-// bench it is for.
-func Builtin(p Profile) *Rubric {
+// Builtin returns the rubric of the assignment. How strict it is, is the bench's
+// to say.
+func Builtin() *Rubric {
 	return &Rubric{
-		Title: "KSTAT, " + string(p) + " profile",
+		Title: "KSTAT",
 		Items: []Item{
 			{ID: "defaults", Section: basic, Points: 5, Title: "after loading, nout is 0, counter is 10 and start is 0",
 				Try: experiment((*attempt).defaults)},
@@ -26,12 +26,14 @@ func Builtin(p Profile) *Rubric {
 				Try: experiment((*attempt).otherProtocols)},
 			{ID: "publication", Section: basic, Points: 10, Title: "nout moves with every Nth packet and not before, N being counter",
 				Try: experiment((*attempt).publication)},
-			{ID: "publication-any", Section: basic, Points: 3, Title: "packets of any protocol bring nout's next move nearer",
+			{ID: "publication-any", Section: basic, Points: 2, Title: "packets of any protocol bring nout's next move nearer",
 				Try: experiment((*attempt).publicationAny)},
 			{ID: "counter-live", Section: basic, Points: 5, Title: "a new counter works from then on",
 				Try: experiment((*attempt).counterLive)},
-			{ID: "stop-and-go", Section: basic, Points: 5, Title: "what passes while stopped is not counted, and what was counted is kept",
+			{ID: "stop-and-go", Section: basic, Points: 4, Title: "what passes while stopped is not counted, and what was counted is kept",
 				Try: experiment((*attempt).stopAndGo)},
+			{ID: "stop-keeps-pending", Section: basic, Points: 2, Title: "packets that are pending when it is stopped stay pending",
+				Try: experiment((*attempt).stopKeepsPending)},
 			{ID: "under-load", Section: basic, Points: 3, Title: "readers, writers and traffic do not disturb each other",
 				Try: experiment((*attempt).underLoad)},
 			{ID: "reload", Section: basic, Points: 2, Title: "unloading takes the files away, and loading begins anew",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,15 +14,18 @@ import (
 // The experiments of the sections "procfs" and "sysfs" that are not about what
 // may be written (see rows).
 
+// justNumber matches what a file is to hold.
+var justNumber = regexp.MustCompile(`^(0|[1-9][0-9]*)\n?$`)
+
 // numberAndNewline looks at how a value is shown.
 func (e *attempt) numberAndNewline(paths ...string) {
 	for _, path := range paths {
 		text := e.text(path)
-		if _, ok := parseNumber(text); !ok {
-			e.fail("one number, without leading zeros, and a newline", quote(text))
+		if !justNumber.MatchString(text) {
+			e.fail(e.name(path)+" holds one number and a newline, and nothing else", quote(text))
 		}
 		if !strings.HasSuffix(text, "\n") {
-			e.beyond(func() { e.fail("a newline behind the number", quote(text)) })
+			e.beyond(func() { e.fail(e.name(path)+" ends with a newline", quote(text)) })
 		}
 	}
 }
@@ -52,7 +56,7 @@ func (e *attempt) readingInParts() {
 		whole := e.text(e.Nout)
 		file, err := await(e, "opening nout", func() (*os.File, error) { return os.Open(e.Nout) })
 		if err != nil {
-			e.fail(e.Nout+" can be opened", errorName(err))
+			e.fail("nout can be opened", errorName(err))
 		}
 		defer file.Close()
 		path := shellQuote(e.Nout)
@@ -111,20 +115,20 @@ func (e *attempt) sysfsModes() {
 
 // mode looks at what stat shows.
 func (e *attempt) mode(path string, mode uint32, size int64) {
-	stat, err := await(e, "stat of "+path, func() (s unix.Stat_t, err error) { return s, unix.Stat(path, &s) })
-	e.step("looked at "+path, "stat -c '%A %U %G %s' "+shellQuote(path))
+	stat, err := await(e, "stat of "+e.name(path), func() (s unix.Stat_t, err error) { return s, unix.Stat(path, &s) })
+	e.step("looked at "+e.name(path), "stat -c '%A %U %G %s' "+shellQuote(path))
 	if err != nil {
-		e.fail(path+" is there", errorName(err))
+		e.fail(e.name(path)+" is there", errorName(err))
 	}
 	describe := func(mode, uid, gid uint32, size int64) string {
 		return fmt.Sprintf("mode %s, user %d, group %d, size %d", os.FileMode(mode&0o777), uid, gid, size)
 	}
 	want, got := describe(mode, 0, 0, size), describe(stat.Mode, stat.Uid, stat.Gid, stat.Size)
 	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
-		e.fail(path+" is a regular file", "it is not")
+		e.fail(e.name(path)+" is a regular file", "it is not")
 	}
 	if got != want {
-		e.beyond(func() { e.fail(path+" has "+want, got) })
+		e.beyond(func() { e.fail(e.name(path)+" has "+want, got) })
 	}
 }
 
@@ -160,7 +164,7 @@ func (e *attempt) ordinaryUser(path, value string) {
 	after := e.value(path)
 	if status == 0 || after != before {
 		e.beyond(func() {
-			e.fail("the write is refused: Permission denied", fmt.Sprintf("exit status %d, and %s reads %s, after %s", status, path, quote(after), quote(before)))
+			e.fail("the write is refused: Permission denied", fmt.Sprintf("exit status %d, and %s reads %s, after %s", status, e.name(path), after, before))
 		})
 		if !e.beyond(func() { e.is(path, before, "") }) {
 			e.anew()
@@ -210,8 +214,8 @@ func (e *attempt) tools(path string, tools []tool) {
 			status, output := e.shell(strings.ReplaceAll(t.line, "$F", shellQuote(path)))
 			got := e.value(path)
 			if status != 0 || got != want {
-				e.fail(fmt.Sprintf("exit status 0, and %s reads %s", path, want),
-					fmt.Sprintf("exit status %d, and %s reads %s\n%s", status, path, got, output))
+				e.fail(fmt.Sprintf("exit status 0, and %s reads %s", e.name(path), want),
+					fmt.Sprintf("exit status %d, and %s reads %s\n%s", status, e.name(path), got, output))
 			}
 		}
 		if t.stated {

@@ -50,7 +50,7 @@ const (
 
 // Try runs the command.
 func (c *Command) Try(ctx context.Context, b *Bench) Verdict {
-	v := Verdict{Did: "ran " + c.String(), Repeat: c.String()}
+	v := Verdict{Did: "ran " + c.String()}
 	var log tail
 	stdout, stderr := output{also: &log}, output{also: &log}
 	status, err := c.run(ctx, b, &stdout, &stderr)
@@ -87,6 +87,11 @@ func (c *Command) run(ctx context.Context, b *Bench, stdout, stderr io.Writer) (
 	}
 	if len(args) == 0 {
 		return 0, errors.New("there is no command to run")
+	}
+	if c.Dir != "" {
+		if _, err := os.Stat(c.Dir); err != nil { // else Start would say that of the program
+			return 0, err
+		}
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Dir, strings.NewReader(c.Stdin), stdout, stderr

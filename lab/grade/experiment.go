@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,14 +21,17 @@ type attempt struct {
 	did   []string
 	typed []string
 	notes []string
+
 	base  uint64 // nout at the last mark
+	every bool   // counter is 1: every packet is published
 }
 
 // failure ends an attempt: it is what a step panics with.
 type failure struct {
 	outcome        Outcome
 	expected, seen string
-	fatal          bool // it says nothing about the target's figures
+	broken         bool // it says nothing about the target's figures
+	certain        bool // it would be one whatever others send
 }
 
 // experiment makes a trial of steps. Where others send packets, too, it is
@@ -69,9 +73,12 @@ func attemptOnce(ctx context.Context, b *Bench, steps func(*attempt)) (v Verdict
 		return v, tries
 	}
 	v.Outcome, v.Expected, v.Seen = f.outcome, f.expected, f.seen
-	v.Did, v.Repeat = strings.Join(e.did, "\n"), e.script()
-	if f.fatal {
-		tries = triesAtSending
+	v.Did, v.Repeat = strings.Join(e.did, "\n"), script(e.typed)
+	switch {
+	case f.certain:
+		tries = 1
+	case f.broken:
+		tries = max(tries, triesAtSending)
 	}
 	return v, tries
 }
@@ -123,7 +130,7 @@ func (e *attempt) beyond(steps func()) bool {
 	switch {
 	case f == nil:
 		return true
-	case e.Profile != Coursework || f.fatal || f.outcome != Failed:
+	case e.Profile != Coursework || f.broken || f.outcome != Failed:
 		panic(f)
 	}
 	e.note("the contract expects: %s; seen: %s", f.expected, f.seen)
@@ -138,12 +145,11 @@ func (e *attempt) step(did, typed string) {
 
 // again forgets the steps up to now: what comes does not depend on them.
 func (e *attempt) again() {
-	e.did, e.typed = nil, nil
 	if e.loadable() {
-		e.step("loaded it anew", e.Unload+"; "+e.Load)
+		e.did, e.typed = []string{"loaded it anew"}, []string{e.Unload + "; " + e.Load}
 		return
 	}
-	e.step("stopped it, with nothing pending", "")
+	e.did = []string{"stopped it, with nothing pending"}
 	e.typed = []string{
 		"echo 0 > " + shellQuote(e.Start),
 		"echo 1 > " + shellQuote(e.Counter),
@@ -155,6 +161,7 @@ func (e *attempt) again() {
 func (e *attempt) anew() {
 	v := e.renew(e.ctx, true)
 	e.again()
+	e.every = false
 	if v != nil {
 		e.did = append(e.did, v.Did)
 		e.fail(v.Expected, v.Seen)
@@ -165,8 +172,7 @@ func (e *attempt) anew() {
 func await[T any](e *attempt, what string, f func() (T, error)) (T, error) {
 	value, err := within(e.ctx, f)
 	if e.ctx.Err() != nil {
-		e.ipv4.spare, e.ipv6.spare = nil, nil // f may still use them
-		panic(&failure{outcome: Failed, expected: "it ends in time", seen: what + " has not come to an end", fatal: true})
+		panic(&failure{outcome: Failed, expected: "it ends in time", seen: what + " has not come to an end", broken: true})
 	}
 	return value, err
 }
@@ -175,38 +181,47 @@ func await[T any](e *attempt, what string, f func() (T, error)) (T, error) {
 
 // write writes to a file, which may fail.
 func (e *attempt) write(path, text string) error {
-	e.step(fmt.Sprintf("wrote %s to %s", quote(text), path), typedWrite(path, text))
-	_, err := await(e, "writing "+path, func() (struct{}, error) { return struct{}{}, writeText(path, text) })
+	e.step(fmt.Sprintf("wrote %s to %s", quote(text), e.name(path)), typedWrite(path, text))
+	_, err := await(e, "writing "+e.name(path), func() (struct{}, error) { return struct{}{}, writeText(path, text) })
 	return err
 }
 
 // set writes a number to a file, which must not fail.
 func (e *attempt) set(path string, n uint64) {
 	if err := e.write(path, fmt.Sprintln(n)); err != nil {
-		e.fail(fmt.Sprintf("%s takes %d", path, n), "the write fails with "+errorName(err))
+		e.fail(fmt.Sprintf("%s takes %d", e.name(path), n), "the write fails with "+errorName(err))
+	}
+	if path == e.Counter {
+		e.every = n == 1
 	}
 }
 
 // text reads a file.
 func (e *attempt) text(path string) string {
-	e.step("read "+path, "cat "+shellQuote(path))
-	text, err := await(e, "reading "+path, func() (string, error) { return readText(path) })
+	e.step("read "+e.name(path), "cat "+shellQuote(path))
+	text, err := await(e, "reading "+e.name(path), func() (string, error) { return readText(path) })
 	if err != nil {
-		e.fail(path+" can be read", errorName(err))
+		e.fail(e.name(path)+" can be read", errorName(err))
 	}
 	e.did[len(e.did)-1] += ": " + quote(text)
 	return text
 }
 
-// value reads a file, and leaves out the newline.
-func (e *attempt) value(path string) string { return strings.TrimSuffix(e.text(path), "\n") }
+// value reads a file, and leaves out what is around the number.
+func (e *attempt) value(path string) string {
+	text := e.text(path)
+	if n, ok := parseNumber(text); ok {
+		return strconv.FormatUint(n, 10)
+	}
+	return strings.TrimSuffix(text, "\n")
+}
 
 // number reads a file of one number.
 func (e *attempt) number(path string) uint64 {
 	text := e.text(path)
 	n, ok := parseNumber(text)
 	if !ok {
-		e.fail(path+" holds one number", quote(text))
+		e.fail(e.name(path)+" holds one number", quote(text))
 	}
 	return n
 }
@@ -214,32 +229,34 @@ func (e *attempt) number(path string) uint64 {
 // is expects a value of a file.
 func (e *attempt) is(path, want, why string) {
 	if got := e.value(path); got != want {
-		e.fail(fmt.Sprintf("%s reads %s%s", path, want, because(why)), path+" reads "+quote(got))
+		e.fail(fmt.Sprintf("%s reads %s%s", e.name(path), want, because(why)), e.name(path)+" reads "+got)
 	}
 }
 
 // mark notes where nout is.
 func (e *attempt) mark() { e.base = e.number(e.Nout) }
 
-// moved returns by how much nout has grown since the mark. That it never
-// decreases is for those to say who expect another figure.
-func (e *attempt) moved() uint64 { return e.number(e.Nout) - e.base }
+// expect reads nout, and expects it to have grown by n since the mark.
+func (e *attempt) expect(n uint64, why string) { e.compare(e.number(e.Nout), n, why) }
 
-// expect expects nout to have grown by n since the mark.
-func (e *attempt) expect(n uint64, why string) {
-	got := e.number(e.Nout)
+// compare expects what was just read of nout to be n more than at the mark.
+func (e *attempt) compare(got, n uint64, why string) {
 	e.typed[len(e.typed)-1] += fmt.Sprintf("   # expected: %d", e.base+n)
 	if got == e.base+n {
 		return
 	}
-	since := func(n uint64) string {
+	grown := func(n uint64) string {
 		if e.base == 0 {
 			return ""
 		}
-		return fmt.Sprintf(", %+d since the first read", int64(n-e.base))
+		return fmt.Sprintf(", %d since the first read", int64(n-e.base))
 	}
-	e.fail(fmt.Sprintf("nout reads %d%s%s", e.base+n, since(e.base+n), because(why)),
-		fmt.Sprintf("nout reads %d%s", got, since(got)))
+	panic(&failure{
+		outcome:  Failed,
+		expected: fmt.Sprintf("nout reads %d%s%s", e.base+n, grown(e.base+n), because(why)),
+		seen:     fmt.Sprintf("nout reads %d%s", got, grown(got)),
+		certain:  e.every && got < e.base+n,
+	})
 }
 
 func because(why string) string {
@@ -254,10 +271,22 @@ func because(why string) string {
 // send sends packets.
 func (e *attempt) send(what, typed string, f func() error) {
 	e.step("sent "+what, typed)
+	late := true
+	defer func() {
+		if late { // f may still use them
+			e.ipv4.spare, e.ipv6.spare = nil, nil
+		}
+	}()
 	_, err := await(e, "sending "+what, func() (struct{}, error) { return struct{}{}, f() })
+	late = false
 	if err != nil {
-		panic(&failure{outcome: Failed, expected: "every packet gets through", seen: err.Error(), fatal: true})
+		e.lost(err)
 	}
+}
+
+// lost ends the attempt because a packet got lost.
+func (e *attempt) lost(err error) {
+	panic(&failure{outcome: Failed, expected: "every packet gets through", seen: err.Error(), broken: true})
 }
 
 // tcp sends TCP packets over lo: connections that are refused are two each, and

@@ -2,6 +2,7 @@ package grade
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -115,10 +116,11 @@ func (r *reader) parse(text []byte) (ast.Node, error) {
 	}
 	var body ast.Node
 	for _, document := range file.Docs {
+		_, directive := document.Body.(*ast.DirectiveNode) // %YAML 1.2
 		switch {
-		case document.Body == nil:
+		case document.Body == nil || directive:
 		case body != nil:
-			r.fail(document.Start, "a second document: a rubric file has one")
+			r.fail(cmp.Or(document.Start, document.Body.GetToken()), "a second document: a rubric file has one")
 			return nil, r.err()
 		default:
 			body = document.Body

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -44,32 +43,38 @@ const (
 
 // runMachine is the serving process. It ends with its standard input.
 func runMachine(dir, fault string) {
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
-	}()
 	control, err := os.OpenFile(filepath.Join(dir, "control"), os.O_RDWR, 0)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	m := machine{point: filepath.Join(dir, "kstat"), fault: fault}
-	for lines := bufio.NewScanner(control); lines.Scan(); {
-		said := "ok"
-		if err := m.obey(lines.Text()); err != nil {
-			said = err.Error()
+	go func() {
+		for lines := bufio.NewScanner(control); lines.Scan(); {
+			said := "ok"
+			if err := m.obey(lines.Text()); err != nil {
+				said = err.Error()
+			}
+			if err := os.WriteFile(filepath.Join(dir, "answer"), []byte(said+"\n"), 0); err != nil {
+				panic(err)
+			}
 		}
-		if err := os.WriteFile(filepath.Join(dir, "answer"), []byte(said+"\n"), 0); err != nil {
-			log.Fatal(err)
-		}
+	}()
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	if err := m.obey("unload"); err != nil && err != unix.ENOENT {
+		panic(err)
 	}
 }
 
 type machine struct {
 	point, fault string
-	unload       func() error // nil when it is not loaded
+
+	mu     sync.Mutex
+	unload func() error // nil when it is not loaded
 }
 
 func (m *machine) obey(command string) (err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch {
 	case command == "load" && m.unload != nil:
 		return unix.EEXIST
@@ -171,7 +176,7 @@ func startMachine(t *testing.T, fault string) Target {
 	})
 
 	tell := func(command string) string {
-		return fmt.Sprintf(`echo %s > %s; read -r said < %s; echo "$said"; [ "$said" = ok ]`, command, path("control"), path("answer"))
+		return fmt.Sprintf(`echo %s > %s; said=$(cat %s); echo "$said"; [ "$said" = ok ]`, command, path("control"), path("answer"))
 	}
 	return Target{
 		Nout: path("kstat/nout"), Counter: path("kstat/counter"), Start: path("kstat/start"),

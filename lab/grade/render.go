@@ -44,19 +44,23 @@ func ParseFormat(name string) (Format, error) {
 // seen is shown as Go spells it, so that it does nothing to a terminal or a
 // parser.
 func (r *Report) Write(w io.Writer, f Format, s Screen) error {
-	write := map[Format]func(io.Writer) error{
-		Text:       func(w io.Writer) error { return r.writeText(w, s) },
-		JSON:       r.writeJSON,
-		Gradescope: r.writeGradescope,
-		JUnit:      r.writeJUnit,
-		TAP:        r.writeTAP,
-	}[f]
-	if write == nil {
-		_, err := ParseFormat(string(f))
-		return err
+	out := bufio.NewWriter(w) // it keeps the first error of w
+	var err error
+	switch f {
+	case Text:
+		r.writeText(out, s)
+	case JSON:
+		err = r.writeJSON(out)
+	case Gradescope:
+		err = r.writeGradescope(out)
+	case JUnit:
+		err = r.writeJUnit(out)
+	case TAP:
+		r.writeTAP(out)
+	default:
+		_, err = ParseFormat(string(f))
 	}
-	out := bufio.NewWriter(w)
-	if err := write(out); err != nil {
+	if err != nil {
 		return err
 	}
 	return out.Flush()

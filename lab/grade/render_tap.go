@@ -7,14 +7,13 @@ import (
 	"strings"
 )
 
-func (r *Report) writeTAP(w io.Writer) error {
+func (r *Report) writeTAP(w io.Writer) {
 	fmt.Fprintf(w, "TAP version 14\n1..%d\n", len(r.Results))
 	fmt.Fprintf(w, "# %s, profile %s, on %s\n", oneLine(r.Rubric), r.Profile, oneLine(r.Target))
 	for i, result := range r.Results {
 		result.writeTAP(w, i+1)
 	}
 	fmt.Fprintf(w, "# %s of %s: %s\n", points(r.Points), plural(r.Max, "point"), r.summary())
-	return nil
 }
 
 func (r *Result) writeTAP(w io.Writer, number int) {

@@ -186,7 +186,7 @@ func TestStructure(t *testing.T) {
 func FuzzFormats(f *testing.F) {
 	f.Add("basic", "title", "seen", 1.5, 3.0, uint8(1))
 	f.Add(nastyText, nastyText, nastyText, 0.0, 99999.75, uint8(2))
-	f.Add("", "", "", -0.0, 0.001, uint8(3))
+	f.Add("", "", "", -0.5, 0.001, uint8(3))
 	f.Add(" ", "#", "\\", 0.1+0.2, 1.0, uint8(0))
 	f.Fuzz(func(t *testing.T, section, title, text string, score, most float64, outcome uint8) {
 		if !(math.Abs(score) < 1e6 && math.Abs(most) < 1e6) {
@@ -306,36 +306,39 @@ func decode(t *testing.T, text string, into any) {
 	}
 }
 
-// checkGradescope holds a results.json to what is documented:
+// results is results.json with every field that is documented:
 // https://gradescope-autograders.readthedocs.io/en/latest/specs/#output-format
+type results struct {
+	Score            *float64       `json:"score"`
+	Time             *float64       `json:"execution_time"`
+	Output           string         `json:"output"`
+	Format           string         `json:"output_format"`
+	TestFormat       string         `json:"test_output_format"`
+	NameFormat       string         `json:"test_name_format"`
+	Visibility       string         `json:"visibility"`
+	StdoutVisibility string         `json:"stdout_visibility"`
+	Extra            map[string]any `json:"extra_data"`
+	Tests            []resultsTest  `json:"tests"`
+	Leaderboard      []any          `json:"leaderboard"`
+}
+
+type resultsTest struct {
+	Score      *float64       `json:"score"`
+	MaxScore   *float64       `json:"max_score"`
+	Status     string         `json:"status"`
+	Name       string         `json:"name"`
+	NameFormat string         `json:"name_format"`
+	Number     string         `json:"number"`
+	Output     string         `json:"output"`
+	Format     string         `json:"output_format"`
+	Tags       []string       `json:"tags"`
+	Visibility string         `json:"visibility"`
+	Extra      map[string]any `json:"extra_data"`
+}
+
 func checkGradescope(t *testing.T, r *Report, got string) {
 	t.Helper()
-	type test struct {
-		Score      *float64       `json:"score"`
-		MaxScore   *float64       `json:"max_score"`
-		Status     string         `json:"status"`
-		Name       string         `json:"name"`
-		NameFormat string         `json:"name_format"`
-		Number     string         `json:"number"`
-		Output     string         `json:"output"`
-		Format     string         `json:"output_format"`
-		Tags       []string       `json:"tags"`
-		Visibility string         `json:"visibility"`
-		Extra      map[string]any `json:"extra_data"`
-	}
-	var s struct {
-		Score            *float64       `json:"score"`
-		Time             *float64       `json:"execution_time"`
-		Output           string         `json:"output"`
-		Format           string         `json:"output_format"`
-		TestFormat       string         `json:"test_output_format"`
-		NameFormat       string         `json:"test_name_format"`
-		Visibility       string         `json:"visibility"`
-		StdoutVisibility string         `json:"stdout_visibility"`
-		Extra            map[string]any `json:"extra_data"`
-		Tests            []test         `json:"tests"`
-		Leaderboard      []any          `json:"leaderboard"`
-	}
+	var s results
 	decode(t, got, &s)
 	visibilities := []string{"hidden", "after_due_date", "after_published", "visible"}
 	switch {
@@ -355,7 +358,7 @@ func checkGradescope(t *testing.T, r *Report, got string) {
 	rest := slices.Clone(s.Tests)
 	sum, numbers := 0.0, map[string]bool{}
 	for _, it := range r.Results {
-		i := slices.IndexFunc(rest, func(g test) bool { return len(g.Tags) == 2 && g.Tags[1] == it.ID })
+		i := slices.IndexFunc(rest, func(g resultsTest) bool { return len(g.Tags) == 2 && g.Tags[1] == it.ID })
 		if !it.counts() {
 			if i >= 0 {
 				t.Errorf("gradescope: %s is %s, and counts", it.ID, it.Outcome)

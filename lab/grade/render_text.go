@@ -75,7 +75,7 @@ type page struct {
 	right  int // the last column
 }
 
-func (r *Report) writeText(w io.Writer, s Screen) error {
+func (r *Report) writeText(w io.Writer, s Screen) {
 	p := page{w, s, max(min(s.width(), maxMeasure), textColumn+minMeasure)}
 	p.paragraph(bold, r.Rubric)
 	p.paragraph(dim, fmt.Sprintf("profile %s, on %s, by kstat %s", r.Profile, r.Target, r.Version))
@@ -93,11 +93,9 @@ func (r *Report) writeText(w io.Writer, s Screen) error {
 	}
 	p.entry("", verdict, "total", points(r.Points)+"/"+points(r.Max))
 	p.paragraph("", fmt.Sprintf("%s, in %s", r.summary(), r.Took.duration()))
-	return nil // the writer is buffered, and says at its end what went wrong
 }
 
-// score is the points of a section, or of what is left to a person if that is
-// all of it.
+// score is the points of a section, "" if nothing in it counts.
 func (c *chapter) score() string {
 	for _, result := range c.Results {
 		if result.counts() {

@@ -139,6 +139,7 @@ func (item *Item) try(ctx context.Context, b *Bench) Verdict {
 	limit := cmp.Or(item.Limit, DefaultLimit)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	renewed := make(chan struct{})
 	done := make(chan Verdict, 1)
 	go func() {
 		defer func() {
@@ -152,8 +153,12 @@ func (item *Item) try(ctx context.Context, b *Bench) Verdict {
 				}
 			}
 		}()
-		if v := b.renew(ctx, !item.Unloaded); v != nil {
-			done <- *v
+		wrong := func() *Verdict {
+			defer close(renewed)
+			return b.renew(ctx, !item.Unloaded)
+		}()
+		if wrong != nil {
+			done <- *wrong
 			return
 		}
 		done <- item.Try(ctx, b)
@@ -164,6 +169,7 @@ func (item *Item) try(ctx context.Context, b *Bench) Verdict {
 		return v
 	case <-ctx.Done():
 	}
+	<-renewed // that heeds ctx
 	v := Verdict{Did: "tried it", Seen: "it went on, and was left alone"}
 	select {
 	case v = <-done:

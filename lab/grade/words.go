@@ -73,15 +73,18 @@ func escape(text string) string {
 	return b.String()
 }
 
-// reset is a function for a shell: it sends one TCP packet, which nobody
-// answers.
+// Functions for a shell, for packets that no common tool sends one of: a TCP
+// reset, and UDP to a socket that takes it, so that nobody answers.
 const (
-	reset     = "one_reset"
-	resetBody = reset + `() { python3 -c '
-import socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-segment = bytes.fromhex("00010002" "00000000" "00000000" "50040000" "00000000")
-socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP).sendto(segment, (sys.argv[1], 0))' "$1"; }`
+	resets    = "one_tcp"
+	resetBody = resets + `() { python3 -c 'import socket as s, sys; to = sys.argv[1]  # a reset, which nobody answers
+s.socket(s.AF_INET6 if ":" in to else s.AF_INET, s.SOCK_RAW, s.IPPROTO_TCP).sendto(bytes.fromhex("0001000200000000000000005004000000000000"), (to, 0))' "$1"; }
+`
+	datagrams    = "some_udp"
+	datagramBody = datagrams + `() { python3 -c 'import socket as s, sys; to = sys.argv[1]
+u = s.socket(s.AF_INET6 if ":" in to else s.AF_INET, s.SOCK_DGRAM); u.bind((to, 0))
+for i in range(int(sys.argv[2])): u.sendto(b"kstat", u.getsockname()); u.recv(8)' "$1" "$2"; }
+`
 )
 
 // typedTCP is a command that sends n TCP packets.
@@ -91,19 +94,14 @@ func typedTCP(addr netip.Addr, n int) string {
 		commands = append(commands, fmt.Sprintf("for i in {1..%d}; do : < /dev/tcp/%s/1; done 2> /dev/null", n/2, addr))
 	}
 	if n%2 > 0 {
-		commands = append(commands, reset+" "+addr.String())
+		commands = append(commands, resets+" "+addr.String())
 	}
 	return strings.Join(commands, "; ") + "   # " + count(n, "TCP packet")
 }
 
-// typedUDP is a command that sends n UDP packets. Nobody has to be there to
-// take them: what answers is ICMP.
+// typedUDP is a command that sends n UDP packets.
 func typedUDP(addr netip.Addr, n int) string {
-	return fmt.Sprintf(`python3 -c '
-import socket, sys
-s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-s.bind((sys.argv[1], 0))
-for i in range(%d): s.sendto(b"kstat", s.getsockname()); s.recv(8)' %s   # %s`, n, addr, count(n, "UDP packet"))
+	return fmt.Sprintf("%s %s %d   # %s", datagrams, addr, n, count(n, "UDP packet"))
 }
 
 func typedPing(addr netip.Addr, n int) string {
@@ -111,10 +109,12 @@ func typedPing(addr netip.Addr, n int) string {
 }
 
 // script is what a person types to do the steps: in bash, as root.
-func (e *attempt) script() string {
-	lines := strings.Join(e.typed, "\n")
-	if strings.Contains(lines, reset+" ") {
-		return resetBody + "\n" + lines
+func script(typed []string) string {
+	lines := strings.Join(typed, "\n")
+	for _, function := range []struct{ name, body string }{{resets, resetBody}, {datagrams, datagramBody}} {
+		if strings.Contains(lines, function.name+" ") {
+			lines = function.body + lines
+		}
 	}
 	return lines
 }

@@ -7,7 +7,10 @@
 //
 //	              over lo                    over a cable
 //	TCPConnect    2k TCP (k SYN, k RST)      k TCP
+//	Connect       3k TCP (a handshake)       (it is for lo)
+//	Reset         k TCP (RST)                (it is for lo)
 //	UDP           k UDP                      k UDP
+//	Datagrams     k UDP, which have arrived  (it is for lo)
 //	Ping          2k ICMP or ICMPv6          k ICMP or ICMPv6
 //	Raw           k of the protocol          k of the protocol
 //	RawIPv4Packet 1, and what answers it     1
