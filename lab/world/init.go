@@ -67,7 +67,9 @@ func live(conn net.Conn) (int, error) {
 			return 0, fmt.Errorf("load the module with %q: %w\n%s", c.Params, err, m.log.text())
 		}
 	}
-	defer m.remove()
+	if c.HostNet { // a network of its own goes with the world, rule, queue and all
+		defer m.remove()
+	}
 	child, err := startStage(c, plan{Config: c, Dir: first.Dir}, mount)
 	if err != nil {
 		return 0, err
