@@ -73,10 +73,9 @@ func (w *worldFlags) run(c *command) int {
 	}
 	w.config.Loaded = w.config.Loaded || w.config.Params != ""
 	status, err := world.Run(w.config)
-	var reason *world.Error
-	if errors.As(err, &reason) {
-		fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, reason)
-		return reason.Status
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
+		return err.Status
 	}
 	return status
 }

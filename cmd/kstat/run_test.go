@@ -127,7 +127,7 @@ func TestRunModule(t *testing.T) {
 	needWorld(t)
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "kstat.ko"), nil, 0o644))
-	must(t, os.Chdir(dir))
+	t.Chdir(dir)
 	script(t, nil, `
 there() { ls -d /proc/kstat/nout /sys/module/kstat/initstate /run/kstat/nout 2>/dev/null | wc -l; grep -c '^kstat 16384 0 - Live 0x0000000000000000' /proc/modules || :; }
 there
@@ -208,6 +208,195 @@ func TestRunInherits(t *testing.T) {
 	if got := run(tool("run", "sh", "-c", show)); got != want {
 		t.Errorf("inside: %+v\noutside: %+v", got, want)
 	}
+}
+
+// A command's directory is the caller's, also one without a name.
+func TestRunDirectory(t *testing.T) {
+	needWorld(t)
+	base := t.TempDir()
+	odd := filepath.Join(base, "caf\xe9")
+	must(t, os.Mkdir(odd, 0o755))
+	for _, c := range []struct{ enter, want string }{
+		{"cd " + odd, odd + "\n"},
+		{"mkdir gone; cd gone; rmdir ../gone", ""},
+		{"cd /usr/bin", "/usr/bin\n"},
+		{"cd /run", "/run\n"},
+		{"cd /proc/sys/net", "/proc/sys/net\n"},
+		{"cd /sys/module", "/sys/module\n"},
+	} {
+		cmd := sandbox.Command("sh", "-c", c.enter+`; exec "$0" run sh -c 'pwd -P 2>/dev/null; ls -A | grep -q . || echo empty' 2>/dev/null`, "/proc/self/exe")
+		exe, err := os.Executable()
+		must(t, err)
+		cmd.Args[len(cmd.Args)-1] = exe
+		cmd.Dir, cmd.Env = base, append(os.Environ(), asTool+"=1")
+		got := end(t, cmd)
+		if got.status != 0 || !strings.HasPrefix(got.stdout, c.want) || strings.HasPrefix(got.stdout, "/\n") {
+			t.Errorf("%s: %+v, want %q", c.enter, got, c.want)
+		}
+	}
+}
+
+// Arguments are bytes, and as many as execve(2) takes.
+func TestRunArguments(t *testing.T) {
+	needWorld(t)
+	if got := end(t, tool("run", "printf", "%s", "\xff\x01\n")); got != (outcome{stdout: "\xff\x01\n"}) {
+		t.Errorf("%+v", got)
+	}
+	many := make([]string, 100_000)
+	for i := range many {
+		many[i] = "1000000000"
+	}
+	if got := end(t, tool(append([]string{"run", "sh", "-c", "echo $#", "x"}, many...)...)); got != (outcome{stdout: "100000\n"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// The caller's descriptors are the command's, under their numbers, and end with
+// it.
+func TestRunDescriptors(t *testing.T) {
+	needWorld(t)
+	var files []*os.File
+	for n := range 6 {
+		r, w, err := os.Pipe()
+		must(t, err)
+		_, err = fmt.Fprintf(w, "%d\n", n)
+		must(t, err, w.Close())
+		files = append(files, r)
+	}
+	ended, open, err := os.Pipe()
+	must(t, err)
+	cmd := tool("run", "sh", "-c", "for fd in 3 4 5 6 7 8; do cat <&$fd; done; exec 9>&-; echo closed; read wait")
+	cmd.ExtraFiles = append(files, open)
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err, cmd.Start(), open.Close())
+	text := make([]byte, 64)
+	n := 0
+	for !strings.HasSuffix(string(text[:n]), "closed\n") {
+		more, err := out.Read(text[n:])
+		must(t, err)
+		n += more
+	}
+	if want := "0\n1\n2\n3\n4\n5\nclosed\n"; string(text[:n]) != want {
+		t.Errorf("%q, want %q", text[:n], want)
+	}
+	must(t, stdin.Close())
+	_ = cmd.Wait() // read has failed
+	if n, err := ended.Read(text); n != 0 || err == nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	for _, f := range append(files, ended) {
+		must(t, f.Close())
+	}
+}
+
+// A command that has left the process group gets the group's signals from init.
+func TestRunSignalBeyondGroup(t *testing.T) {
+	needWorld(t)
+	cmd := tool("run", "setsid", "--wait", "sh", "-c", "trap 'echo got it; exit' TERM; echo ready; while :; do sleep 0.02; done")
+	cmd.SysProcAttr.Setpgid = true
+	out, err := cmd.StdoutPipe()
+	must(t, err, cmd.Start())
+	text := make([]byte, 64)
+	_, err = out.Read(text)
+	must(t, err)
+	// setsid(1) itself is in a group of its own now if it was the leader; it
+	// dies of the signal, and the world with it.
+	must(t, unix.Kill(-cmd.Process.Pid, unix.SIGTERM))
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		must(t, cmd.Process.Kill())
+		t.Error("the signal for the group did not reach the command")
+	}
+}
+
+// A shell that has been the terminal's foreground gives it back.
+func TestRunTerminalGoesBack(t *testing.T) {
+	needWorld(t)
+	p := openTerminal(t)
+	defer p.ours.Close()
+	exe, err := os.Executable()
+	must(t, err)
+	cmd := sandbox.Command("bash", "-c", "PS1='inside> ' "+exe+` run bash --norc -i; read line; echo "got $line"`)
+	cmd.Env = append(os.Environ(), asTool+"=1", "TERM=dumb")
+	p.start(cmd)
+	p.await("inside> ")
+	p.write("exit\n")
+	time.Sleep(300 * time.Millisecond)
+	p.write("a line\n")
+	p.await("got a line")
+	_ = cmd.Wait()
+}
+
+// Two worlds in the host's network that are loaded and stopped do not take each
+// other's queue.
+func TestRunHostNetTwice(t *testing.T) {
+	needWorld(t)
+	var g sync.WaitGroup
+	for range 2 {
+		g.Go(func() {
+			script(t, []string{"--net", "host", "--loaded"}, `
+sleep 0.5
+echo 1 >/sys/module/kstat/parameters/start
+sleep 0.5
+cat /sys/module/kstat/parameters/start`, "1\n")
+		})
+	}
+	g.Wait()
+}
+
+// What a removed module's open files say, procfs and sysfs say, too.
+func TestRunRemovedWhileOpen(t *testing.T) {
+	needWorld(t)
+	if _, err := exec.LookPath("python3"); err != nil {
+		sandbox.Need(t, sandbox.Namespaces)
+		t.Skip(err)
+	}
+	script(t, []string{"--loaded"}, `exec python3 - <<'end'
+import errno, os, subprocess
+files = {name: os.open(name, flags) for name, flags in (
+    ("/proc/kstat/nout", os.O_RDONLY), ("/proc/kstat/counter", os.O_RDWR), ("/sys/module/kstat/parameters/start", os.O_RDWR))}
+subprocess.run(["rmmod", "kstat"], check=True)
+for name, fd in files.items():
+    for what, call in ("read", lambda: os.pread(fd, 10, 0)), ("write", lambda: os.write(fd, b"1")):
+        try:
+            call()
+            print(what, name, "works")
+        except OSError as e:
+            print(what, name, errno.errorcode[e.errno])
+end
+`, `read /proc/kstat/nout EIO
+write /proc/kstat/nout EBADF
+read /proc/kstat/counter EIO
+write /proc/kstat/counter EIO
+read /sys/module/kstat/parameters/start ENODEV
+write /sys/module/kstat/parameters/start ENODEV
+`)
+}
+
+// What lasts in /proc is itself, and this program cannot be changed under the
+// name of kmod.
+func TestRunIsReal(t *testing.T) {
+	script(t, nil, `
+readlink -f /proc/sys/kernel/hostname /proc/cpuinfo
+find /proc -maxdepth 1 -type l -name '[a-z]*' | sort
+cmp /proc/sys/kernel/ostype /proc/.kstat/proc/sys/kernel/ostype
+stat -c %F /proc/meminfo /proc/sys
+chmod 4777 /proc/.kstat/tools/kstat 2>&1 | grep -c 'Read-only file system'`,
+		`/proc/sys/kernel/hostname
+/proc/cpuinfo
+/proc/mounts
+/proc/net
+/proc/self
+/proc/thread-self
+regular empty file
+directory
+1
+`)
 }
 
 // Two worlds do not know of each other, nor of the packets of the other.
@@ -299,8 +488,7 @@ func TestRunWithoutKmod(t *testing.T) {
 	}
 	must(t, os.Symlink("/usr/bin/env", "/usr/sbin/insmod")) // as BusyBox has it
 	must(t, os.WriteFile(layer+"/kstat.ko", nil, 0o644))
-	must(t, os.Chdir(layer))
-	defer os.Chdir("/")
+	t.Chdir(layer)
 	script(t, nil, `
 sudo insmod kstat.ko
 /usr/bin/lsmod | grep -c kstat
@@ -310,15 +498,51 @@ env true
 ls -l /usr/bin/env >/dev/null`, "1\n1\n")
 }
 
+// Where /bin and /usr/bin are two directories, the tools appear in both.
+func TestRunSeparateBin(t *testing.T) {
+	needWorld(t)
+	sandbox.Need(t, sandbox.Root)
+	world := t.TempDir()
+	must(t, unix.Mount(world, world, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(world, unix.MNT_DETACH)) })
+	for _, dir := range []string{"bin", "sbin", "usr", "proc", "sys", "run", "dev", "tmp", "lib", "lib64"} {
+		must(t, os.Mkdir(filepath.Join(world, dir), 0o755))
+	}
+	bind := func(from, to string) {
+		must(t, unix.Mount(from, filepath.Join(world, to), "", unix.MS_BIND|unix.MS_REC, ""))
+		t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(world, to), unix.MNT_DETACH)) })
+	}
+	for _, dir := range []string{"usr", "proc", "sys", "dev", "lib", "lib64"} {
+		bind("/"+dir, dir)
+	}
+	for _, link := range []string{"bin/insmod", "sbin/lsmod", "bin/dmesg", "bin/lsmod"} { // one program under all names
+		must(t, os.Symlink("/usr/bin/env", filepath.Join(world, link)))
+	}
+	must(t, os.Symlink("/usr/bin/bash", filepath.Join(world, "bin/sh")))
+	exe, err := os.ReadFile("/proc/self/exe")
+	must(t, err, os.WriteFile(filepath.Join(world, "tmp/kstat"), exe, 0o755))
+	cmd := tool()
+	cmd.Path, cmd.Args = "/tmp/kstat", []string{"kstat", "run", "--loaded", "sh", "-c", "/usr/bin/lsmod | grep -c kstat; /sbin/lsmod | grep -c kstat; rmmod kstat"}
+	cmd.SysProcAttr.Chroot, cmd.Dir = world, "/tmp"
+	if got := end(t, cmd); got != (outcome{stdout: "1\n1\n"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Whoever has his own mount point says so.
 func TestRunMount(t *testing.T) {
 	needWorld(t)
 	dir := t.TempDir()
 	t.Setenv("KSTAT_MOUNT", dir)
 	script(t, []string{"--loaded"}, "echo $KSTAT_MOUNT; cat "+dir+"/counter; test ! -e /run/kstat", dir+"\n10\n")
-	t.Setenv("KSTAT_MOUNT", dir+"/none")
-	if got := end(t, tool("run", "true")); got.status != 125 || !strings.Contains(got.stderr, dir+"/none, which is no directory") {
-		t.Errorf("%+v", got)
+	for _, none := range []string{dir + "/none", "/run/none/kstat", "/etc/passwd"} {
+		t.Setenv("KSTAT_MOUNT", none)
+		if got := end(t, tool("run", "true")); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: KSTAT_MOUNT is "+none) {
+			t.Errorf("%+v", got)
+		}
+	}
+	if _, err := os.Stat("/run/none"); err == nil {
+		t.Error("/run/none was made")
 	}
 }
 

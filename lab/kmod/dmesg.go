@@ -69,18 +69,17 @@ type dmesg struct {
 	*tool
 	printer
 	read, clear     bool
+	file            bool // to be read in the place of the log
 	follow, onlyNew bool
 	color           string // always, never or auto
 }
 
-// dmesg shows the log, or clears it. What it does not know, a newer util-linux
-// of the host's may.
+// dmesg shows the log, or clears it. Nothing that would change the host's log or
+// console is passed on to the host's dmesg, so neither are options that are not
+// known here.
 func (t *tool) dmesg() int {
 	c, err := dmesgOptions.parse(t.args)
 	if err != nil {
-		if status, ok := t.pass(); ok {
-			return status
-		}
 		t.misused(err)
 		return t.tryHelp()
 	}
@@ -94,8 +93,6 @@ func (t *tool) dmesg() int {
 			return t.dies(err)
 		}
 		switch o.name {
-		case "F":
-			return t.mustPass("-F")
 		case "h":
 			return t.help("[options]")
 		case "V":
@@ -109,6 +106,12 @@ func (t *tool) dmesg() int {
 	if len(c.operands) > 0 {
 		t.dies(errors.New("bad usage"))
 		return t.tryHelp()
+	}
+	if d.file && (d.clear || !d.read) {
+		return t.dies(errors.New("--file shows a file, and goes with none of --clear, --console-off, --console-on, --console-level, --read-clear here"))
+	}
+	if d.file {
+		return t.mustPass("-F")
 	}
 	if d.delta && d.format == iso {
 		fmt.Fprintf(t.err, "%s: --show-delta is ignored when used together with iso8601 time format\n", t.name)
@@ -147,6 +150,8 @@ func (d *dmesg) set(o option) (err error) {
 		d.format = relative
 	case "H":
 		d.format, d.color = relative, "auto"
+	case "F":
+		d.file = true
 	case "f":
 		err = d.facilities.add("facility", o.value, facilities)
 	case "J":

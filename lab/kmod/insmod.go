@@ -2,6 +2,7 @@ package kmod
 
 import (
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -68,7 +69,14 @@ func (t *tool) insmod() int {
 // readable returns why the file cannot be read, which insmod, not the kernel,
 // has to.
 func readable(path string) error {
-	_, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err = f.Read(make([]byte, 1)); err == io.EOF {
+		return nil
+	}
 	return err
 }
 

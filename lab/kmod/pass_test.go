@@ -64,7 +64,6 @@ func TestPass(t *testing.T) {
 		"depmod -n",
 		"depmod /nowhere/other.ko",
 		"dmesg -F file -x",
-		"dmesg --a-later-option",
 		"dmesg -h",
 		"dmesg -V",
 	} {

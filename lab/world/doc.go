@@ -18,17 +18,20 @@
 // # The file system
 //
 //	/              mounted where
-//	├── proc       /proc           kstat/ and modules are ours; any other name is a
-//	│   │                          symbolic link into the true one
+//	├── proc       /proc           kstat/ and modules are ours. What lasts, as sys and
+//	│   │                          cpuinfo, is mounted from the true procfs; processes
+//	│   │                          are symbolic links into it
 //	│   └── .kstat
 //	│       ├── control            what insmod and friends talk to
 //	│       ├── proc               the true procfs is mounted on it
 //	│       ├── module             the true /sys/module
-//	│       ├── tools/             the host's own insmod and friends
+//	│       ├── tree               the same as /run/kstat
+//	│       ├── tools/             the host's own insmod and friends, and kstat
 //	│       └── bin                ours, where the host has none to mount over
 //	├── module     /sys/module     kstat/, and links
 //	└── tree       /run/kstat      all of kstatd's tree
 //
 // A directory of symbolic links is as good as procfs for whoever opens files.
-// It is told from it by lstat(2) and by statfs(2).
+// It is told from it by lstat(2) of a process's folder, by realpath(3) of what is
+// in one, and by statfs(2).
 package world

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,42 +16,41 @@ import (
 	"kstat/fs"
 )
 
-// What init and the stage are born with.
-const (
-	worldFD = 3 // init's: to the process outside
-	mountFD = 3 // the stage's: the file system, not mounted anywhere yet
-	wordFD  = 4 // the stage's: what goes wrong, nothing if the command is executed
-	planFD  = 5 // the stage's: a plan
-)
-
 // runInit is PID 1 of a world. It never returns.
 func runInit() {
-	unix.CloseOnExec(worldFD)
+	caught := catch()
 	_ = os.WriteFile("/proc/self/comm", []byte(initName), 0) // else it is called exe
-	file := os.NewFile(worldFD, "world")
-	conn, err := net.FileConn(file)
-	file.Close()
+	files, err := passed()
+	if err == nil && len(files) != 2 {
+		err = errors.New("this program is started by kstat run only")
+	}
+	var conn net.Conn
+	if err == nil {
+		conn, err = net.FileConn(files[0])
+	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "kstat: begin a private world:", err)
+		fmt.Fprintln(os.Stderr, "kstat:", err)
 		os.Exit(statusWorld)
 	}
+	files[0].Close()
 	m := message{Ended: true}
-	m.Status, err = live(conn)
-	if err != nil && !errors.As(err, &m.Error) {
-		m.Error = &Error{statusWorld, err.Error()}
+	if m.Status, err = live(conn, files[1], caught); err != nil {
+		m.Error = asError(err)
 	}
 	_ = send(conn, m) // nobody is left to tell
 	os.Exit(0)
 }
 
 // live makes the world, runs the command, and returns its status.
-func live(conn net.Conn) (int, error) {
-	first, err := receive(conn)
-	if err != nil || first.Config == nil {
-		return 0, fmt.Errorf("begin a private world: %w", err)
+func live(conn net.Conn, text *os.File, caught chan os.Signal) (int, error) {
+	forCommand := inherited()
+	p, err := readPlan(text)
+	if err != nil {
+		return 0, err
 	}
-	c := first.Config
-	caught := catch()
+	c := p.Config
+	var command atomic.Int64 // its number, 0 before it has one
+	go relay(conn, caught, &command)
 	if err := isolate(c); err != nil {
 		return 0, err
 	}
@@ -64,35 +64,43 @@ func live(conn net.Conn) (int, error) {
 	}
 	if c.Loaded {
 		if err := m.insert(c.Params); err != nil {
-			return 0, fmt.Errorf("load the module with %q: %w\n%s", c.Params, err, m.log.text())
+			return 0, fmt.Errorf("load the module with %q: %w; %s", strings.TrimSpace(c.Params), err, m.log.text())
 		}
 	}
 	if c.HostNet { // a network of its own goes with the world, rule, queue and all
 		defer m.remove()
 	}
-	child, err := startStage(c, plan{Config: c, Dir: first.Dir}, mount)
-	if err != nil {
+	if err := startStage(&command, text, mount); err != nil {
 		return 0, err
 	}
-	go relay(conn, caught, child)
-	return reap(child)
+	for _, fd := range forCommand { // whoever waits for their end waits for the command's
+		unix.Close(fd)
+	}
+	return reap(int(command.Load()))
 }
 
 // isolate makes the fresh namespaces fit to live in.
 func isolate(c *Config) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	switch err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); {
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("the root directory is no mount point, as in a chroot: mounts could not be kept from the host; mount --bind it on itself before chroot")
+	case err != nil:
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	if err := c.mountAnew("proc", "/proc"); err != nil {
 		return fmt.Errorf("mount a /proc for the new PID namespace: %w; a container that hides parts of /proc forbids it, unless it is --privileged", err)
 	}
 	if c.HostNet {
 		return nil
 	}
 	if err := loopbackUp(); err != nil {
-		return fmt.Errorf("bring lo up: %w", err)
+		return fmt.Errorf("bring lo up in a new network: %w; run it as root", err)
 	}
-	return newSys(c)
+	// A sysfs shows the network devices of who has mounted it.
+	if err := c.mountAnew("sysfs", "/sys"); err != nil {
+		c.tell("/sys is the host's, and shows its network devices: %v", err)
+	}
+	return nil
 }
 
 func loopbackUp() error {
@@ -112,29 +120,18 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo)
 }
 
-// newSys mounts a sysfs that shows the new network's devices, and on it what is
-// mounted on the host's. Where that is forbidden, the host's stays.
-func newSys(c *Config) error {
-	mounts, err := mountsBelow("/sys")
+// mountAnew mounts a file system over the host's, and on it what is mounted on
+// the host's.
+func (c *Config) mountAnew(fstype, dir string) error {
+	below, err := c.cloneBelow(dir)
 	if err != nil {
 		return err
 	}
-	trees := make(map[string]int)
-	for _, dir := range mounts {
-		if trees[dir], err = clone(dir, unix.AT_RECURSIVE); err != nil {
-			delete(trees, dir)
-			c.tell("%s stays away: %v", dir, err)
-		}
+	defer below.close()
+	if err := unix.Mount(fstype, dir, fstype, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return err
 	}
-	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		c.tell("/sys is the host's, and shows its network devices: %v", err)
-		return nil
-	}
-	for dir, tree := range trees {
-		if err := attach(tree, dir); err != nil {
-			c.tell("%s stays away: %v", dir, err)
-		}
-	}
+	below.attach(c)
 	return nil
 }
 
@@ -171,43 +168,43 @@ func newMount() (connection *os.File, mount int, err error) {
 
 // startStage starts the process that is to become the command, and returns
 // when it has, or cannot.
-func startStage(c *Config, p plan, mount int) (child int, err error) {
-	defer unix.Close(mount)
+func startStage(command *atomic.Int64, text *os.File, mount int) error {
+	world := os.NewFile(uintptr(mount), "world")
+	defer world.Close()
 	words, word, err := os.Pipe()
 	if err != nil {
-		return 0, fmt.Errorf("start the command: %w", err)
+		return fmt.Errorf("start the command: %w", err)
 	}
 	defer words.Close()
-	text, err := p.file()
+	numbers, done, err := passOn(text, world, word)
+	word.Close()
 	if err != nil {
-		word.Close()
-		return 0, err
+		return err
 	}
-	env := c.Env
-	if env == nil {
-		env = os.Environ()
-	}
-	child, err = syscall.ForkExec("/proc/self/exe", []string{stageName}, &syscall.ProcAttr{
-		Env:   env,
-		Files: []uintptr{0, 1, 2, mountFD: uintptr(mount), wordFD: word.Fd(), planFD: text.Fd()},
+	child, err := syscall.ForkExec("/proc/self/exe", append([]string{stageName}, numbers...), &syscall.ProcAttr{
+		Env:   os.Environ(),
+		Files: []uintptr{0, 1, 2},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS},
 	})
-	word.Close()
-	text.Close()
+	done()
 	if err != nil {
-		return 0, fmt.Errorf("start the command: %w", err)
+		return fmt.Errorf("start the command: %w", err)
 	}
+	command.Store(int64(child))
 	said, err := io.ReadAll(words)
-	if err != nil || len(said) > 0 {
-		return 0, parseError(said)
+	switch {
+	case err != nil:
+		return fmt.Errorf("start the command: %w", err)
+	case len(said) > 0:
+		return parseError(said)
 	}
-	return child, nil
+	return nil
 }
 
 // relay passes on to the command the signals that the process outside was
-// sent. A terminal sends its own to the whole process group, the command and init
-// among it: what init has got itself is not passed on.
-func relay(conn net.Conn, caught chan os.Signal, command int) {
+// sent. A terminal sends its own to the whole process group: what init has got
+// itself, and the command with it, is not passed on.
+func relay(conn net.Conn, caught chan os.Signal, command *atomic.Int64) {
 	var last [65]atomic.Int64 // when init got each, in Unix nanoseconds
 	go func() {
 		for s := range caught {
@@ -219,15 +216,25 @@ func relay(conn net.Conn, caught chan os.Signal, command int) {
 		if err != nil { // the process outside is gone
 			os.Exit(statusWorld)
 		}
-		if m.Signal <= 0 || m.Signal >= len(last) {
+		pid := int(command.Load())
+		if m.Signal <= 0 || m.Signal >= len(last) || pid == 0 {
 			continue
 		}
 		// The kernel sends to a group at once, but Go tells us in its own time.
 		time.Sleep(5 * time.Millisecond)
-		if time.Since(time.Unix(0, last[m.Signal].Load())) > 100*time.Millisecond {
-			_ = unix.Kill(command, syscall.Signal(m.Signal))
+		gotIt := time.Since(time.Unix(0, last[m.Signal].Load())) < 100*time.Millisecond
+		if gotIt && sameGroup(pid) {
+			continue
 		}
+		_ = unix.Kill(pid, syscall.Signal(m.Signal))
 	}
+}
+
+// sameGroup reports whether a process is in init's process group.
+func sameGroup(pid int) bool {
+	ours, err1 := unix.Getpgid(0)
+	its, err2 := unix.Getpgid(pid)
+	return err1 == nil && err2 == nil && ours == its
 }
 
 // reap waits for the command, as PID 1 has to for every orphan, and returns its

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ func (Kernel) Messages() ([]kmod.Message, error) {
 	for _, e := range r.Entries {
 		all = append(all, kmod.Message{Time: e.Since.Truncate(time.Microsecond), Level: e.Level, Text: e.Text})
 	}
-	slices.SortStableFunc(all, func(a, b kmod.Message) int { return int(a.Time - b.Time) })
+	slices.SortStableFunc(all, func(a, b kmod.Message) int { return cmp.Compare(a.Time, b.Time) })
 	return all, nil
 }
 

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +35,11 @@ type module struct {
 // instance is what a module is from one insmod to the next rmmod.
 type instance struct {
 	engine *hook.NFQueue
-	ended  chan struct{} // closed when the engine has
+	table  *stats.Table
+	queue  *hook.Reservation // in a network that others use, too
 	cancel context.CancelFunc
+	ended  chan struct{} // closed when the engine has
+	gone   atomic.Bool   // it was removed; somebody may have files open
 
 	proc, sys, tree *gofs.Inode // /proc/kstat, /sys/module/kstat, /run/kstat
 }
@@ -54,47 +58,76 @@ func (m *module) insert(params string) error {
 		return unix.EEXIST
 	}
 	log := slog.New(m.log)
-	hc := hook.Config{Point: m.config.Point, Log: log}
-	if m.config.HostNet {
-		reserved, err := reserve(&hc)
-		if err != nil {
-			log.Error("no queue", "err", err)
-			return unix.EBUSY
-		}
-		defer reserved.Close()
-	}
-	table := stats.NewTable()
-	engine, err := hook.New(hc, table)
+	i, err := m.load(params, log)
 	if err != nil {
+		return err
+	}
+	m.live.Store(i)
+	log.Info("loaded", "hook", i.engine.Point(), "counter", i.table.Counter(), "start", i.engine.Started())
+	return nil
+}
+
+func (m *module) load(params string, log *slog.Logger) (_ *instance, err error) {
+	i := &instance{table: stats.NewTable(), ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			i.close()
+		}
+	}()
+	c := hook.Config{Point: m.config.Point, Log: log}
+	if m.config.HostNet {
+		if i.queue, err = reserve(&c); err != nil {
+			log.Error("no queue is free", "err", err)
+			return nil, err
+		}
+	}
+	if i.engine, err = hook.New(c, i.table); err != nil {
 		log.Error("no engine", "err", err)
-		return unix.EINVAL
+		return nil, err
 	}
 	tree := &fs.Tree{
-		Table: table, Engine: engine, Names: m.names, Log: log,
-		Health:  func() fs.Health { return health(engine) },
+		Table: i.table, Engine: i.engine, Names: m.names, Log: log,
+		Health:  func() fs.Health { return health(i.engine) },
 		PID:     os.Getpid(),
 		Version: m.config.Version,
 	}
 	files, err := moduleFiles(m.config.Mutant, tree)
 	if err != nil {
 		log.Error("no such module", "err", err)
-		return unix.EINVAL
+		return nil, err
 	}
 	if err := setParameters(params, files, log); err != nil {
-		return errors.Join(err, engine.Close())
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	i := &instance{engine: engine, ended: make(chan struct{}), cancel: cancel}
 	i.grow(m.inodes, tree, files)
+	ctx, cancel := context.WithCancel(context.Background())
+	i.cancel = cancel
 	go func() {
 		defer close(i.ended)
-		if err := engine.Run(ctx); err != nil {
+		if err := i.engine.Run(ctx); err != nil {
 			log.Error("counting has ended", "err", err)
 		}
 	}()
-	m.live.Store(i)
-	log.Info("loaded", "hook", engine.Point(), "counter", table.Counter(), "start", engine.Started())
-	return nil
+	return i, nil
+}
+
+// close ends what there is of an instance.
+func (i *instance) close() {
+	switch {
+	case i.cancel != nil:
+		i.cancel()
+		<-i.ended
+	case i.engine != nil:
+		_ = i.engine.Close() // it was never seen
+	}
+	if i.queue != nil {
+		i.queue.Close()
+	}
+	for _, inode := range []*gofs.Inode{i.proc, i.sys, i.tree} {
+		if inode != nil {
+			forget(inode)
+		}
+	}
 }
 
 // remove unloads the module, as delete_module(2) does.
@@ -107,11 +140,8 @@ func (m *module) remove() error {
 	}
 	// First no new reader, then no new packet.
 	m.live.Store(nil)
-	i.cancel()
-	<-i.ended
-	for _, inode := range []*gofs.Inode{i.proc, i.sys, i.tree} {
-		forget(inode)
-	}
+	i.gone.Store(true)
+	i.close()
 	slog.New(m.log).Info("unloaded")
 	return nil
 }
@@ -125,12 +155,16 @@ func forget(inode *gofs.Inode) {
 	inode.ForgetPersistent()
 }
 
+// lastQueue is the last number that is tried: a host with more worlds in its own
+// network has another problem.
+const lastQueue = 15
+
 // reserve takes the first queue that nobody uses, for a network that others
 // use, too.
 func reserve(c *hook.Config) (*hook.Reservation, error) {
 	for {
 		r, err := hook.Reserve(*c)
-		if err == nil || !errors.Is(err, unix.EBUSY) || c.Queue == 15 {
+		if err == nil || !errors.Is(err, unix.EBUSY) || c.Queue == lastQueue {
 			return r, err
 		}
 		c.Queue++
@@ -151,14 +185,37 @@ func moduleFiles(fault string, tree *fs.Tree) (map[string]fs.File, error) {
 	return map[string]fs.File{"nout": nout, "counter": counter, "start": start}, err
 }
 
+// until makes a file of a module that is removed answer as the kernel does
+// then: with EIO in procfs (proc_reg_read), with ENODEV in sysfs
+// (kernfs_get_active).
+func (i *instance) until(f fs.File, errno unix.Errno) fs.File {
+	read, write := f.Read, f.Write
+	if read != nil {
+		f.Read = func() ([]byte, error) {
+			if i.gone.Load() {
+				return nil, errno
+			}
+			return read()
+		}
+	}
+	if write != nil {
+		f.Write = func(text []byte) error {
+			if i.gone.Load() {
+				return errno
+			}
+			return write(text)
+		}
+	}
+	return f
+}
+
 // setParameters does what the kernel does with a module's parameters
 // (kernel/params.c): an unknown one is told and passed over, a wrong value is
 // EINVAL or what the parser says.
 func setParameters(params string, files map[string]fs.File, log *slog.Logger) error {
 	values := map[string]string{}
-	for _, param := range strings.Fields(params) {
+	for _, param := range fields(params) {
 		name, value, _ := strings.Cut(param, "=")
-		value = strings.Trim(value, `"`)
 		switch name {
 		case "start":
 			values[name] = value // last of all: what is set before must count for the first packet
@@ -177,6 +234,33 @@ func setParameters(params string, files map[string]fs.File, log *slog.Logger) er
 		}
 	}
 	return nil
+}
+
+// fields splits parameters as next_arg of lib/cmdline.c does: at blanks that are
+// not within quotes, which go.
+func fields(params string) (all []string) {
+	quoted, open := false, false
+	var b strings.Builder
+	for _, r := range params {
+		switch {
+		case r == '"':
+			quoted = !quoted
+			open = true
+		case !quoted && strings.ContainsRune(" \t\n", r):
+			if open {
+				all = append(all, b.String())
+			}
+			b.Reset()
+			open = false
+		default:
+			b.WriteRune(r)
+			open = true
+		}
+	}
+	if open {
+		all = append(all, b.String())
+	}
+	return all
 }
 
 func refuse(log *slog.Logger, name, value string, err error) error {
@@ -199,13 +283,13 @@ func (i *instance) grow(inodes *gofs.Inode, tree *fs.Tree, files map[string]fs.F
 		}})
 	}
 	i.proc = folder()
-	add(i.proc, files["nout"])
-	add(i.proc, files["counter"])
+	add(i.proc, i.until(files["nout"], unix.EIO))
+	add(i.proc, i.until(files["counter"], unix.EIO))
 
 	i.sys = folder()
 	parameters := folder()
 	i.sys.AddChild("parameters", parameters, false)
-	add(parameters, files["start"])
+	add(parameters, i.until(files["start"], unix.ENODEV))
 	i.sys.AddChild("holders", folder(), false)
 	fixed(i.sys, "refcnt", "0")
 	fixed(i.sys, "initstate", "live")
@@ -224,15 +308,21 @@ const (
 	sysfsSize   = 4096
 )
 
-// modules is the text of /proc/modules: the host's, and a line for ours.
+// modules is the text of /proc/modules: the host's, but for a line of a kstat of
+// its own, and a line for ours.
 func (m *module) modules() ([]byte, error) {
-	text, err := os.ReadFile("/proc/modules")
+	theirs, err := os.ReadFile("/proc/modules")
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without modules
 		return nil, err
 	}
+	var text []byte
 	if m.live.Load() != nil {
-		ours := fmt.Sprintf("kstat %s 0 - Live 0x0000000000000000 (%s)\n", moduleSize, moduleTaint)
-		text = append([]byte(ours), text...)
+		text = fmt.Appendf(text, "kstat %s 0 - Live 0x0000000000000000 (%s)\n", moduleSize, moduleTaint)
+	}
+	for line := range bytes.Lines(theirs) {
+		if !bytes.HasPrefix(line, []byte("kstat ")) {
+			text = append(text, line...)
+		}
 	}
 	return text, nil
 }

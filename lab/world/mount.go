@@ -35,8 +35,8 @@ func fsmount(fstype string, options []option, attributes int) (mount int, err er
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 }
 
-// clone copies the mount at path, without what is mounted further below. It is
-// in no namespace.
+// clone copies the mount at path; what is mounted further below it, too, if
+// flags is AT_RECURSIVE. The copy is in no namespace.
 func clone(path string, flags uint) (mount int, err error) {
 	mount, err = unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)
 	if err != nil {
@@ -54,13 +54,68 @@ func attach(mount int, path string) error {
 	return nil
 }
 
-// bind makes what is at one path appear at another, too.
-func bind(path, where string) error {
-	mount, err := clone(path, 0)
+// bind makes what is at one path appear at another, too; flags are clone's.
+func bind(path, where string, flags uint) error {
+	mount, err := clone(path, flags)
 	if err != nil {
 		return err
 	}
 	return attach(mount, where)
+}
+
+// clones are copies of mounts that something is about to cover.
+type clones map[string]int
+
+// cloneBelow copies all that is mounted below a directory.
+func (c *Config) cloneBelow(dir string) (clones, error) {
+	points, err := mountsBelow(dir)
+	if err != nil {
+		return nil, err
+	}
+	all := make(clones)
+	for _, point := range points {
+		mount, err := clone(point, unix.AT_RECURSIVE)
+		if err != nil {
+			c.tell("%s is missing: %v", point, err)
+			continue
+		}
+		all[point] = mount
+	}
+	return all, nil
+}
+
+// attach mounts the copies where they were.
+func (all clones) attach(c *Config) {
+	for point, mount := range all {
+		delete(all, point)
+		if err := attach(mount, point); err != nil {
+			c.tell("%s is missing: %v", point, err)
+		}
+	}
+}
+
+func (all clones) close() {
+	for _, mount := range all {
+		unix.Close(mount)
+	}
+}
+
+// attributes returns the mount attributes of a path, for what is to lie over it.
+func attributes(path string) (attributes int) {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil {
+		return unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	}
+	for flag, attribute := range map[int64]int{
+		unix.ST_NOSUID: unix.MOUNT_ATTR_NOSUID,
+		unix.ST_NODEV:  unix.MOUNT_ATTR_NODEV,
+		unix.ST_NOEXEC: unix.MOUNT_ATTR_NOEXEC,
+	} {
+		if int64(st.Flags)&flag != 0 {
+			attributes |= attribute
+		}
+	}
+	return attributes
 }
 
 // mountsBelow lists the mount points below dir that are not below another.

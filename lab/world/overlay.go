@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,17 @@ func (r *root) OnAdd(ctx context.Context) {
 		Dir: *fs.NewDir(), dir: "/proc", links: ".kstat/proc/", module: m,
 		kstat: func(i *instance) *gofs.Inode { return i.proc },
 	})
+	names, err := lasting("/proc")
+	if err != nil {
+		m.config.tell("all of /proc is links: %v", err)
+	}
+	for _, name := range names { // something is mounted over each
+		if name.IsDir() {
+			folder(proc, name.Name(), fs.NewDir())
+		} else {
+			file(proc, name.Name(), fs.NewNode(fs.File{Name: name.Name(), Mode: 0o444, Log: log}))
+		}
+	}
 	file(proc, "modules", fs.NewNode(fs.File{Name: "modules", Mode: 0o444, Read: m.modules, Log: log}))
 	own := folder(proc, ".kstat", fs.NewDir())
 	file(own, "control", &control{module: m})
@@ -62,8 +74,8 @@ func (r *root) OnAdd(ctx context.Context) {
 	folder(m.inodes, "tree", &treeDir{Dir: *fs.NewDir(), module: m})
 }
 
-// mirror is a folder of symbolic links to all that a directory of the host has,
-// and of kstat and what else was added to it.
+// mirror is a folder of all that a directory of the host has, and of kstat. What
+// was added to it is itself; all else is a symbolic link.
 type mirror struct {
 	fs.Dir
 	dir    string // as init sees it
@@ -152,6 +164,7 @@ func (n *mirror) link(ctx context.Context, target string, out *fuse.EntryOut) (*
 	l := &gofs.MemSymlink{Data: []byte(target)}
 	l.Attr.Mode = 0o777
 	l.Attr.Size = uint64(len(target))
+	l.Attr.Nlink = 1
 	h := fnv.New64a()
 	h.Write(l.Data)
 	// Small numbers and those with the highest bit are go-fuse's.
@@ -180,19 +193,21 @@ func (n *mirror) Readdir(context.Context) (gofs.DirStream, syscall.Errno) {
 	if err != nil {
 		return nil, gofs.ToErrno(err)
 	}
+	if n.dir == "/proc" && !slices.Contains(names, "modules") { // a kernel without modules
+		names = append(names, "modules")
+	}
+	// A module of that name on the host is not this world's.
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "kstat" })
 	var entries []fuse.DirEntry
 	if n.module.live.Load() != nil {
 		entries = append(entries, fuse.DirEntry{Name: "kstat", Mode: syscall.S_IFDIR})
 	}
-	for name, child := range n.Children() {
-		if child.StableAttr().Mode == syscall.S_IFREG {
-			entries = append(entries, fuse.DirEntry{Name: name, Mode: syscall.S_IFREG})
-		}
-	}
 	for _, name := range names {
-		if child := n.GetChild(name); child == nil || child.StableAttr().Mode == syscall.S_IFLNK {
-			entries = append(entries, fuse.DirEntry{Name: name, Mode: syscall.S_IFLNK})
+		e := fuse.DirEntry{Name: name, Mode: syscall.S_IFLNK}
+		if child := n.GetChild(name); child != nil {
+			e.Mode = child.StableAttr().Mode
 		}
+		entries = append(entries, e)
 	}
 	return gofs.NewListDirStream(entries), 0
 }

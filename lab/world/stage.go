@@ -4,50 +4,44 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// plan is what the stage is to do.
-type plan struct {
-	Config *Config
-	Dir    string // the working directory of the command
-}
-
-// file returns the plan as a file to read.
-func (p plan) file() (*os.File, error) {
-	fd, err := unix.MemfdCreate("plan", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("start the command: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "plan")
-	if err = json.NewEncoder(f).Encode(p); err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
-	return f, err
+// stage is the process that is to become the command.
+type stage struct {
+	*plan
+	mount   int      // the world's file system, mounted nowhere yet
+	covered []string // what it has mounted over by now
 }
 
 // runStage mounts the file system in its own mount namespace and becomes the
 // command. It never returns.
 func runStage() {
-	for _, fd := range []int{mountFD, wordFD, planFD} {
-		unix.CloseOnExec(fd)
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, unix.SIGQUIT) // the command may die of it with a core; we die without a trace
+	go func() {
+		<-quit
+		os.Exit(128 + int(unix.SIGQUIT))
+	}()
+	files, err := passed()
+	if err != nil || len(files) != 3 {
+		fmt.Fprintln(os.Stderr, "kstat: this program is started by kstat run only")
+		os.Exit(statusWorld)
 	}
-	var p plan
-	err := json.NewDecoder(os.NewFile(planFD, "plan")).Decode(&p)
+	p, err := readPlan(files[0])
 	if err == nil {
-		err = p.enact()
+		s := &stage{plan: p, mount: int(files[1].Fd())}
+		err = s.enact()
 	}
-	var known *Error
-	if !errors.As(err, &known) {
-		known = &Error{statusWorld, err.Error()}
-	}
-	_ = json.NewEncoder(os.NewFile(wordFD, "word")).Encode(known)
+	_ = json.NewEncoder(files[2]).Encode(asError(err))
 	os.Exit(statusWorld)
 }
 
@@ -61,15 +55,15 @@ func parseError(said []byte) error {
 }
 
 // enact returns only if it cannot become the command.
-func (p plan) enact() error {
-	if err := mountWorld(); err != nil {
+func (s *stage) enact() error {
+	if err := s.mountWorld(); err != nil {
 		return err
 	}
-	tree, err := p.mountTree()
+	tree, err := s.mountTree()
 	if err != nil {
 		return err
 	}
-	path, err := placeTools(p.Config)
+	path, err := s.placeTools()
 	if err != nil {
 		return err
 	}
@@ -77,11 +71,28 @@ func (p plan) enact() error {
 	if path != "" {
 		_ = os.Setenv("PATH", path+os.Getenv("PATH"))
 	}
-	// By its name, because the directory may be below what was just mounted.
-	if err := os.Chdir(p.Dir); err != nil {
-		p.Config.tell("the working directory is %s: %v", "/", os.Chdir("/"))
+	s.enterDirectory()
+	return become(s.Config.Command)
+}
+
+// enterDirectory sees to it that the command finds in its working directory what
+// is mounted there by now. The directory itself is the caller's, whatever it is
+// called by now, and is kept if its name leads nowhere.
+func (s *stage) enterDirectory() {
+	for _, dir := range s.covered {
+		if s.Dir == dir || strings.HasPrefix(s.Dir, dir+"/") {
+			if err := os.Chdir(s.Dir); err != nil {
+				s.Config.tell("the working directory is that of the host: %v", err)
+			}
+			return
+		}
 	}
-	return become(p.Config.Command)
+}
+
+// cover mounts over a directory.
+func (s *stage) cover(mount int, dir string) error {
+	s.covered = append(s.covered, dir)
+	return attach(mount, dir)
 }
 
 // Where things are in the command's eyes.
@@ -93,21 +104,21 @@ const (
 
 // mountWorld mounts the file system's folders in their places, and below
 // worldDir what they cover.
-func mountWorld() error {
+func (s *stage) mountWorld() error {
 	places := []struct{ folder, place, covered string }{
 		{"proc", procDir, worldDir + "/proc"},
 		{"module", moduleDir, worldDir + "/module"},
 	}
 	var covered, folders []int
 	for _, p := range places {
-		mount, err := clone(p.place, 0)
+		mount, err := clone(p.place, unix.AT_RECURSIVE)
 		if err != nil {
 			return err
 		}
 		covered = append(covered, mount)
 	}
 	// Only what is mounted somewhere can be cloned, so it is, for a moment.
-	if err := attach(mountFD, procDir); err != nil {
+	if err := attach(s.mount, procDir); err != nil {
 		return err
 	}
 	for _, p := range places {
@@ -125,40 +136,76 @@ func mountWorld() error {
 		return fmt.Errorf("unmount the file system from %s: %w", procDir, err)
 	}
 	for i, p := range places {
-		if err := errors.Join(attach(folders[i], p.place), attach(covered[i], p.covered)); err != nil {
+		if err := errors.Join(s.cover(folders[i], p.place), attach(covered[i], p.covered)); err != nil {
 			return err
 		}
 	}
-	return attach(tree, worldDir+"/tree")
+	if err := attach(tree, worldDir+"/tree"); err != nil {
+		return err
+	}
+	return s.mountLasting()
+}
+
+// mountLasting mounts what neither comes nor goes in /proc over the nodes that
+// the world's has of it.
+func (s *stage) mountLasting() error {
+	names, err := lasting(worldDir + "/proc")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := bind(filepath.Join(worldDir, "proc", name.Name()), filepath.Join(procDir, name.Name()), unix.AT_RECURSIVE); err != nil {
+			s.Config.tell("%s/%s is missing: %v", procDir, name.Name(), err)
+		}
+	}
+	return nil
+}
+
+// lasting lists what is in a procfs but for processes, links and modules.
+func lasting(dir string) ([]os.DirEntry, error) {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", dir, err)
+	}
+	return slices.DeleteFunc(names, func(e os.DirEntry) bool {
+		_, err := strconv.Atoi(e.Name())
+		return err == nil || e.Type() == os.ModeSymlink || e.Name() == "modules" || e.Name() == "kstat"
+	}), nil
 }
 
 // mountTree mounts the tree of kstatd where the command's KSTAT_MOUNT says, or
 // on /run/kstat, and returns where.
-func (p plan) mountTree() (string, error) {
+func (s *stage) mountTree() (string, error) {
+	const usual = "/run/kstat"
 	dir := os.Getenv("KSTAT_MOUNT")
 	if dir == "" {
-		dir = "/run/kstat"
+		dir = usual
 	}
 	if !filepath.IsAbs(dir) {
-		dir = filepath.Join(p.Dir, dir)
+		dir = filepath.Join(s.Dir, dir)
 	}
 	info, err := os.Stat(dir)
-	if err != nil && strings.HasPrefix(dir, "/run/") {
-		if err := privateRun(p.Config); err != nil {
-			return "", err
+	switch {
+	case err == nil && !info.IsDir():
+		return "", fmt.Errorf("KSTAT_MOUNT is %s, which is no directory: choose one", dir)
+	case errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) == filepath.Dir(usual):
+		if err = s.privateRun(); err == nil {
+			err = os.Mkdir(dir, 0o755)
 		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return "", fmt.Errorf("make %s in a private /run: %w", dir, err)
+		if err != nil && dir == usual {
+			s.Config.tell("the tree is at %s/tree: %v", worldDir, err)
+			return worldDir + "/tree", nil
 		}
-	} else if err != nil || !info.IsDir() {
-		return "", fmt.Errorf("KSTAT_MOUNT is %s, which is no directory: make it, or choose another", dir)
 	}
-	return dir, bind(worldDir+"/tree", dir)
+	if err != nil {
+		return "", fmt.Errorf("KSTAT_MOUNT is %s: %w: make it, or choose another directory", dir, err)
+	}
+	return dir, bind(worldDir+"/tree", dir, 0)
 }
 
 // privateRun puts a /run in the place of the host's that has all that is in
 // it, and takes new names without the host noticing.
-func privateRun(c *Config) error {
+func (s *stage) privateRun() error {
 	const dir = "/run"
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -181,14 +228,14 @@ func privateRun(c *Config) error {
 			}
 		}
 		if err != nil {
-			c.tell("%s stays away: %v", path, err)
+			s.Config.tell("%s is missing: %v", path, err)
 			continue
 		}
 		things = append(things, t)
 	}
 	mount, err := fsmount("tmpfs", []option{{"source", "kstat"}, {"mode", "755"}}, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	if err == nil {
-		err = attach(mount, dir)
+		err = s.cover(mount, dir)
 	}
 	if err != nil {
 		return fmt.Errorf("make a private %s: %w", dir, err)
@@ -204,7 +251,7 @@ func privateRun(c *Config) error {
 			err = errors.Join(os.WriteFile(path, nil, 0o644), attach(t.tree, path))
 		}
 		if err != nil {
-			c.tell("%s stays away: %v", path, err)
+			s.Config.tell("%s is missing: %v", path, err)
 		}
 	}
 	return nil
@@ -214,6 +261,10 @@ func privateRun(c *Config) error {
 // an error.
 func become(command []string) error {
 	name := command[0]
+	if os.Getenv("PATH") == "" {
+		_ = os.Setenv("PATH", "/bin:/usr/bin")
+		defer os.Unsetenv("PATH")
+	}
 	path, err := exec.LookPath(name)
 	switch {
 	case errors.Is(err, exec.ErrDot): // who has . in his PATH means it
@@ -223,8 +274,11 @@ func become(command []string) error {
 		return &Error{statusExecute, fmt.Sprintf("%s: %v", name, errors.Unwrap(err))}
 	}
 	err = unix.Exec(path, command, os.Environ())
-	if errors.Is(err, unix.ENOEXEC) { // a script without #!
+	switch {
+	case errors.Is(err, unix.ENOEXEC): // a script without #!
 		err = unix.Exec("/bin/sh", append([]string{"sh", path}, command[1:]...), os.Environ())
+	case errors.Is(err, unix.ENOENT): // it is there
+		return &Error{statusExecute, fmt.Sprintf("%s: its interpreter is not there: %v", name, err)}
 	}
 	return &Error{statusExecute, fmt.Sprintf("%s: %v", name, err)}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,6 @@ const (
 
 // place is what is to be done about one tool.
 type place struct {
-	tool string
 	host string // the host's program of that name, links followed; "" if it has none
 	dir  string // where ours is to appear; "" means over the host's
 }
@@ -39,7 +39,7 @@ func find(tool string) (place, bool) {
 		if err != nil {
 			continue
 		}
-		p := place{tool: tool, host: host}
+		p := place{host: host}
 		// BusyBox is one program under all names: nothing is mounted over that.
 		if !slices.Contains(kmod.Tools(), filepath.Base(host)) {
 			p.dir = dir
@@ -52,7 +52,7 @@ func find(tool string) (place, bool) {
 	}
 	for _, dir := range dirs {
 		if _, err := os.Stat(dir); err == nil {
-			return place{tool: tool, dir: dir}, true
+			return place{dir: dir}, true
 		}
 	}
 	return place{}, false
@@ -69,13 +69,9 @@ func setUserID(path string) bool {
 // whose originals stay at hand in toolsDir: over the file, or, where there is none,
 // through an overlay on the directory. If the kernel permits no overlay, it
 // returns directories for PATH.
-func placeTools(c *Config) (path string, err error) {
+func (s *stage) placeTools() (path string, err error) {
 	// By its name: the program that runs was opened in the host's mount namespace.
-	own, err := os.Executable()
-	if err == nil {
-		err = bind(own, Self)
-	}
-	if err != nil {
+	if err := show(s.Program, Self); err != nil {
 		return "", fmt.Errorf("show the kstat program to the world: %w", err)
 	}
 	var over []string                  // files of the host
@@ -98,23 +94,39 @@ func placeTools(c *Config) (path string, err error) {
 		if p.host == "" {
 			continue
 		}
-		if err := bind(p.host, filepath.Join(toolsDir, keep)); err != nil {
+		if err := bind(p.host, filepath.Join(toolsDir, keep), 0); err != nil {
 			return "", err
 		}
 	}
-	if path, err = addTools(c, added); err != nil {
+	if path, err = s.addTools(added); err != nil {
 		return "", err
 	}
 	for _, file := range over {
-		if err := bind(Self, file); err != nil {
+		if err := show(Self, file); err != nil {
 			return "", err
 		}
+		s.Config.tell("%s is kstat", file)
 	}
 	return path, nil
 }
 
-// addTools makes tools appear in directories of the host.
-func addTools(c *Config, added map[string][]string) (path string, err error) {
+// show is bind for a program that is not to be changed under its other name.
+func show(program, where string) error {
+	mount, err := clone(program, 0)
+	if err != nil {
+		return err
+	}
+	err = unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil {
+		unix.Close(mount)
+		return fmt.Errorf("protect %s: %w", program, err)
+	}
+	return attach(mount, where)
+}
+
+// addTools makes tools appear in directories of the host, which become
+// read-only by that.
+func (s *stage) addTools(added map[string][]string) (path string, err error) {
 	if len(added) == 0 {
 		return "", nil
 	}
@@ -126,7 +138,7 @@ func addTools(c *Config, added map[string][]string) (path string, err error) {
 		return "", fmt.Errorf("make a directory of tools: %w", err)
 	}
 	for dir, names := range added {
-		ours := filepath.Join(binDir, filepath.Base(dir))
+		ours := binDir + "/" + strings.ReplaceAll(strings.Trim(dir, "/"), "/", "-")
 		err := os.Mkdir(ours, 0o755)
 		for _, name := range names {
 			err = errors.Join(err, os.Symlink(Self, filepath.Join(ours, name)))
@@ -134,14 +146,30 @@ func addTools(c *Config, added map[string][]string) (path string, err error) {
 		if err != nil {
 			return "", fmt.Errorf("make a directory of tools: %w", err)
 		}
-		over, err := fsmount("overlay", []option{{"source", "kstat"}, {"lowerdir", ours + ":" + dir}}, 0)
-		if err == nil {
-			err = attach(over, dir)
-		}
-		if err != nil {
-			c.tell("%v are in PATH only, not in %s: overlay: %v", names, dir, err)
+		if err := s.overlay(ours, dir); err != nil {
+			s.Config.tell("%v are in PATH only, not in %s: overlay: %v", names, dir, err)
 			path = ours + ":" + path
+			continue
 		}
+		s.Config.tell("%s is read-only, and has %v of kstat's", dir, names)
 	}
 	return path, nil
+}
+
+// overlay makes what is in upper appear in a directory of the host.
+func (s *stage) overlay(upper, dir string) error {
+	below, err := s.Config.cloneBelow(dir)
+	if err != nil {
+		return err
+	}
+	defer below.close()
+	over, err := fsmount("overlay", []option{{"source", "kstat"}, {"lowerdir", upper + ":" + dir}}, attributes(dir))
+	if err != nil {
+		return err
+	}
+	if err := s.cover(over, dir); err != nil {
+		return err
+	}
+	below.attach(s.Config)
+	return nil
 }

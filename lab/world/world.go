@@ -20,7 +20,6 @@ import (
 // Config says what a world is like.
 type Config struct {
 	Command []string // with its arguments
-	Env     []string // nil means that of the caller
 
 	Loaded  bool       // load the module before the command begins
 	Params  string     // its parameters, as insmod takes them: "start=1 counter=5"
@@ -79,8 +78,8 @@ func Main() {
 }
 
 // signals are those that are passed on to the command: what a terminal, a
-// shell, timeout(1) or a CI job sends. (SIGTSTP and SIGCONT do their work on each
-// process.)
+// shell, timeout(1) or a CI job sends. SIGTSTP and SIGCONT reach the command only
+// if they are sent to the process group, as shells and terminals do.
 var signals = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM}
 
 // catch returns a channel of those signals that are not ignored: who runs us
@@ -95,20 +94,15 @@ func catch() chan os.Signal {
 	return c
 }
 
-// message is what the process outside and init tell each other over a
-// SOCK_SEQPACKET socket.
+// message is what the process outside and init tell each other, a packet each,
+// over a SOCK_SEQPACKET socket.
 type message struct {
-	Config *Config // outside to init, first
-	Dir    string  // the working directory, with it
-
 	Signal int // outside to init: pass it on
 
 	Ended  bool // init to outside, last
 	Status int  // of the command
 	Error  *Error
 }
-
-const messageSize = 1 << 20 // more than an environment may have, mostly
 
 func send(conn net.Conn, m message) error {
 	text, err := json.Marshal(m)
@@ -119,7 +113,7 @@ func send(conn net.Conn, m message) error {
 }
 
 func receive(conn net.Conn) (m message, err error) {
-	buffer := make([]byte, messageSize)
+	buffer := make([]byte, 64<<10)
 	n, err := conn.Read(buffer)
 	if err == nil {
 		err = json.Unmarshal(buffer[:n], &m)
@@ -127,10 +121,11 @@ func receive(conn net.Conn) (m message, err error) {
 	return m, err
 }
 
-// Run runs a command in a world of its own, with the standard files of the
-// caller, and returns its exit status, 128 plus the number if a signal ended
-// it. An error is an [*Error].
-func Run(c Config) (int, error) {
+// Run runs a command in a world of its own, with the caller's descriptors,
+// environment and working directory, and returns its exit status, 128 plus the
+// number if a signal ended it. Signals that the caller ignores, other than SIGHUP
+// and SIGINT, are not ignored by the command: Go's runtime takes them.
+func Run(c Config) (int, *Error) {
 	if c.HostNet && os.Geteuid() != 0 {
 		return 0, &Error{statusWorld, "--net host needs root: packets of the host may be counted by nobody else; use --net new"}
 	}
@@ -140,9 +135,10 @@ func Run(c Config) (int, error) {
 
 	caught := catch()
 	defer signal.Stop(caught)
-	init, conn, err := startInit(&c)
+	defer keepTerminal()()
+	init, conn, err := begin(&c)
 	if err != nil {
-		return 0, err
+		return 0, asError(err)
 	}
 	defer conn.Close()
 	ended := make(chan message, 1)
@@ -150,12 +146,6 @@ func Run(c Config) (int, error) {
 		m, _ := receive(conn) // without a message, Wait tells
 		ended <- m
 	}()
-	dir, _ := os.Getwd()
-	if err := send(conn, message{Config: &c, Dir: dir}); err != nil && !errors.Is(err, unix.EPIPE) {
-		_ = init.Process.Kill()
-		_ = init.Wait()
-		return 0, &Error{statusWorld, fmt.Sprintf("begin a private world: %v", err)}
-	}
 	for {
 		select {
 		case s := <-caught:
@@ -173,29 +163,74 @@ func Run(c Config) (int, error) {
 	}
 }
 
-// startInit starts PID 1 of a new world: for root as he is, else in a user
-// namespace in which the caller is root.
-func startInit(c *Config) (*exec.Cmd, net.Conn, error) {
+// asError returns why there is no world.
+func asError(err error) *Error {
+	var known *Error
+	if !errors.As(err, &known) {
+		known = &Error{statusWorld, err.Error()}
+	}
+	return known
+}
+
+// keepTerminal returns a function that makes the caller's process group the
+// terminal's foreground again, if it is that now: a shell inside makes one of its
+// own, and does not live to undo that if it is told to exit.
+func keepTerminal() (restore func()) {
+	for fd := range 3 {
+		group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+		if err != nil || group != unix.Getpgrp() {
+			continue
+		}
+		return func() {
+			signal.Ignore(unix.SIGTTOU) // which is what asking from the background would get
+			defer signal.Reset(unix.SIGTTOU)
+			_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, group)
+		}
+	}
+	return func() {}
+}
+
+// begin starts PID 1 of a new world: for root as he is, else, or if that is
+// refused, in a user namespace in which the caller is root.
+func begin(c *Config) (*exec.Cmd, net.Conn, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the kstat program: %w", err)
+	}
+	dir, _ := os.Getwd() // it may have no name
+	text, err := (&plan{Config: c, Dir: dir, Program: program}).file()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer text.Close()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, &Error{statusWorld, fmt.Sprintf("begin a private world: %v", err)}
-	}
-	for _, fd := range fds {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, messageSize)
+		return nil, nil, fmt.Errorf("begin a private world: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "world"), os.NewFile(uintptr(fds[1]), "world")
-	defer theirs.Close()
 	defer ours.Close()
+	defer theirs.Close()
+	init, err := startInit(c, theirs, text)
+	if err != nil {
+		return nil, nil, err
+	}
 	conn, err := net.FileConn(ours)
 	if err != nil {
-		return nil, nil, &Error{statusWorld, fmt.Sprintf("begin a private world: %v", err)}
+		return nil, nil, errors.Join(err, init.Process.Kill(), init.Wait())
 	}
+	return init, conn, nil
+}
 
+func startInit(c *Config, files ...*os.File) (*exec.Cmd, error) {
+	numbers, done, err := passOn(files...)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	command := func(flags uintptr) *exec.Cmd {
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Args = []string{initName}
+		cmd.Args = append([]string{initName}, numbers...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.ExtraFiles = []*os.File{theirs}
 		flags |= unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
 		if !c.HostNet {
 			flags |= unix.CLONE_NEWNET
@@ -203,24 +238,32 @@ func startInit(c *Config) (*exec.Cmd, net.Conn, error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Cloneflags: flags}
 		return cmd
 	}
-	var refused error
 	if os.Geteuid() == 0 {
 		cmd := command(0)
-		if refused = cmd.Start(); refused == nil {
-			return cmd, conn, nil
+		err := cmd.Start()
+		if err == nil {
+			return cmd, nil
 		}
-		if c.HostNet {
-			return nil, nil, errors.Join(&Error{statusWorld, fmt.Sprintf("new namespaces are refused: %v", refused)}, conn.Close())
+		if c.HostNet || !errors.Is(err, unix.EPERM) {
+			return nil, refusal(err)
 		}
 	}
 	cmd := command(unix.CLONE_NEWUSER)
 	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	if err := cmd.Start(); err != nil {
-		conn.Close()
-		return nil, nil, &Error{statusWorld, fmt.Sprintf("new namespaces are refused: %v; %s", err, cure())}
+		return nil, refusal(err)
 	}
-	return cmd, conn, nil
+	return cmd, nil
+}
+
+// refusal says that namespaces are refused, and what to do about it.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		return fmt.Errorf("new namespaces are refused: %w; %s", err, cure())
+	}
+	return fmt.Errorf("begin a private world: %w", err)
 }
 
 // cure says what stands in the way of user namespaces here.
@@ -233,6 +276,9 @@ func cure() string {
 		if text, err := os.ReadFile(knob.path); err == nil && strings.TrimSpace(string(text)) == knob.bad {
 			return knob.cure + ", or run it as root"
 		}
+	}
+	if os.Geteuid() == 0 {
+		return "in a container, this takes --privileged"
 	}
 	return "run it as root; in a container, with --privileged"
 }
