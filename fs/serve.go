@@ -47,7 +47,7 @@ func Serve(connection *os.File, root gofs.InodeEmbedder, keep time.Duration) (*S
 			DisableXAttrs: true,
 			// Only a file system that holds more than a tree has any; they never change.
 			EnableSymlinkCaching: true,
-			Logger:        log.New(io.Discard, "", 0),
+			Logger:               log.New(io.Discard, "", 0),
 		},
 	})
 	if err != nil {
