@@ -49,6 +49,8 @@ demo: build ## show it in a network namespace of its own, figures checked
 test: summary ## run every test on the real kernel, each skip named (sudo make test runs more)
 	@bin/summary $(go) test -json $(TESTFLAGS) $(PKGS)
 
+# A program with the race detector sleeps for a second before it ends, unless it is told not to; tests start thousands.
+race: export GORACE := atexit_sleep_ms=10
 race: export CGO_ENABLED := 1
 race: summary ## run every test under the race detector, stats, hook and fs also on one P (needs gcc)
 	@command -v $${CC:-gcc} >/dev/null || { echo 'race: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }

@@ -41,10 +41,14 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
+// ours marks the processes of this test: all that lives in a world has its
+// environment.
+var ours = asTool + "=" + strconv.Itoa(os.Getpid())
+
 // tool returns a kstat that does not run yet.
 func tool(args ...string) *exec.Cmd {
 	cmd := sandbox.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), asTool+"=1")
+	cmd.Env = append(os.Environ(), ours)
 	return cmd
 }
 
@@ -201,7 +205,7 @@ func TestRunInherits(t *testing.T) {
 	const show = `ls -l /proc/self/fd | wc -l; ulimit -n; pwd; env | grep -v -e ^KSTAT_ -e ^_=; umask; cat`
 	run := func(cmd *exec.Cmd) outcome {
 		cmd.Dir, cmd.Stdin = "/usr", strings.NewReader("input")
-		cmd.Env = append(os.Environ(), asTool+"=1", "ODD=a b\nc")
+		cmd.Env = append(os.Environ(), ours, "ODD=a b\nc")
 		return end(t, cmd)
 	}
 	want := run(sandbox.Command("sh", "-c", show))
@@ -228,7 +232,7 @@ func TestRunDirectory(t *testing.T) {
 		exe, err := os.Executable()
 		must(t, err)
 		cmd.Args[len(cmd.Args)-1] = exe
-		cmd.Dir, cmd.Env = base, append(os.Environ(), asTool+"=1")
+		cmd.Dir, cmd.Env = base, append(os.Environ(), ours)
 		got := end(t, cmd)
 		if got.status != 0 || !strings.HasPrefix(got.stdout, c.want) || strings.HasPrefix(got.stdout, "/\n") {
 			t.Errorf("%s: %+v, want %q", c.enter, got, c.want)
@@ -322,7 +326,7 @@ func TestRunTerminalGoesBack(t *testing.T) {
 	exe, err := os.Executable()
 	must(t, err)
 	cmd := sandbox.Command("bash", "-c", "PS1='inside> ' "+exe+` run bash --norc -i; read line; echo "got $line"`)
-	cmd.Env = append(os.Environ(), asTool+"=1", "TERM=dumb")
+	cmd.Env = append(os.Environ(), ours, "TERM=dumb")
 	p.start(cmd)
 	p.await("inside> ")
 	p.write("exit\n")
@@ -449,20 +453,20 @@ sudo rmmod kstat
 ! sudo -n rmmod kstat 2>&1
 ls /sys/class/net
 ! touch /usr/bin/kstat-was-here 2>/dev/null`), sandbox.Nobody)
-	cmd.Env = append(os.Environ(), asTool+"=1")
+	cmd.Env = append(os.Environ(), ours)
 	want := outcome{stdout: "0\n2\nrmmod: ERROR: Module kstat is not currently loaded\nlo\n"}
 	if got := end(t, cmd); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 
 	cmd = sandbox.AsUser(sandbox.Command(exe, "run", "--net", "host", "true"), sandbox.Nobody)
-	cmd.Env = append(os.Environ(), asTool+"=1")
+	cmd.Env = append(os.Environ(), ours)
 	if got := end(t, cmd); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: --net host needs root") {
 		t.Errorf("--net host as an ordinary user: %+v", got)
 	}
 	must(t, os.Chmod(filepath.Join(dir, "fuse"), 0o600))
 	cmd = sandbox.AsUser(sandbox.Command(exe, "run", "true"), sandbox.Nobody)
-	cmd.Env = append(os.Environ(), asTool+"=1")
+	cmd.Env = append(os.Environ(), ours)
 	if got := end(t, cmd); got.status != 125 || !strings.HasPrefix(got.stderr, "kstat run: open /dev/fuse: permission denied; chmod 666") {
 		t.Errorf("without /dev/fuse: %+v", got)
 	}
@@ -653,7 +657,7 @@ func TestRunJobControl(t *testing.T) {
 	p := openTerminal(t)
 	defer p.ours.Close()
 	cmd := sandbox.Command("bash", "--norc", "--noprofile", "-i")
-	cmd.Env = append(os.Environ(), asTool+"=1", "PS1=outside> ", "TERM=dumb")
+	cmd.Env = append(os.Environ(), ours, "PS1=outside> ", "TERM=dumb")
 	exe, err := os.Executable()
 	must(t, err)
 	p.start(cmd)
@@ -698,14 +702,14 @@ func left(t testing.TB) []string {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
 	all := strings.Split(string(info), "\n")
-	for _, pattern := range []string{"/proc/[0-9]*/comm", "/run/*", os.TempDir() + "/kstat*"} {
+	for _, pattern := range []string{"/proc/[0-9]*/environ", "/run/*"} {
 		paths, err := filepath.Glob(pattern)
 		must(t, err)
 		for _, path := range paths {
-			if filepath.Base(path) != "comm" {
+			if filepath.Base(path) != "environ" {
 				all = append(all, path)
-			} else if text, _ := os.ReadFile(path); strings.HasPrefix(string(text), "kstat-") {
-				all = append(all, path+" "+string(text))
+			} else if text, _ := os.ReadFile(path); slices.Contains(strings.Split(string(text), "\x00"), ours) {
+				all = append(all, path)
 			}
 		}
 	}
