@@ -163,7 +163,9 @@ func (t *Tree) storeReset(text []byte) error {
 	case !on:
 		return syscall.EINVAL
 	}
-	t.Table.Reset()
+	if err := t.Table.Reset(); err != nil {
+		return err
+	}
 	t.Log.Info("figures reset")
 	return nil
 }

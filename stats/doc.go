@@ -9,6 +9,9 @@
 // each packet, and the published ones, which are replaced all together at
 // exactly every N-th packet and do not move in between.
 //
+// The one who adds may also be the kernel: then the table is a view
+// ([ViewTable]) of memory that is shared with it, and only reads.
+//
 // # Concurrency
 //
 // Several goroutines may call [Table.Add] at once; each call is one arrival of

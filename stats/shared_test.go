@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -132,6 +133,46 @@ func TestOpenTable(t *testing.T) {
 	}
 	memory[0]++
 	if _, err := OpenTable(memory); err == nil {
+		t.Error("another version's memory: no error")
+	}
+}
+
+// counterOnly is a writer that forgets everything but the counter.
+type counterOnly struct{ last uint32 }
+
+func (w *counterOnly) SetCounter(n uint32) error { w.last = n; return nil }
+func (w *counterOnly) Reset() error              { return errors.New("not now") }
+
+// TestViewTable: a view leaves changes to its writer, and shows what another
+// process's table shows.
+func TestViewTable(t *testing.T) {
+	memory := unsafe.Slice((*byte)(unsafe.Pointer(new(view))), ViewSize)
+	w := new(counterOnly)
+	table, err := ViewTable(memory, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "counter", table.Counter(), DefaultCounter)
+	if err := table.SetCounter(0); err != ErrZeroCounter || w.last != 0 {
+		t.Errorf("counter 0: got %v, and the writer got %d", err, w.last)
+	}
+	if err := table.SetCounter(7); err != nil || w.last != 7 {
+		t.Errorf("counter 7: got %v, and the writer got %d", err, w.last)
+	}
+	if table.Reset() == nil {
+		t.Error("the writer's error is lost")
+	}
+	again, err := ViewTable(memory, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "counter", again.Counter(), DefaultCounter)
+
+	if _, err := ViewTable(memory[:ViewSize-1], w); err == nil {
+		t.Error("memory that is too small: no error")
+	}
+	memory[0]++
+	if _, err := ViewTable(memory, w); err == nil {
 		t.Error("another version's memory: no error")
 	}
 }

@@ -24,44 +24,88 @@ type Packet struct {
 	Bytes uint32 // length at the network layer, header included
 }
 
-// Table counts packets. The zero value is not ready; use [NewTable] or
-// [OpenTable].
+// Table counts packets. The zero value is not ready; use [NewTable],
+// [OpenTable] or [ViewTable].
 type Table struct {
+	*figures
+
 	// write is held for the length of one batch, one SetCounter or one Reset.
-	write sync.Mutex
-	*ledger
+	write  sync.Mutex
+	ledger *ledger
+
+	// These are in the place of ledger if somebody else writes.
+	aside  *[NumClasses]row
+	writer Writer
 }
 
-// ledger is what a Table holds, in one piece of memory without pointers, which
-// may outlive the process that writes it.
+// figures is what a Table shows, in one piece of memory without pointers.
 //
-// It is written with Table.write held and seq odd, and read by anybody: hence
-// atomics, which the writer loads and stores but never needs to add to.
-type ledger struct {
-	layout       atomic.Uint64 // ledgerLayout, once it has been set up
+// It is written while seq is odd, by one writer at a time, and read by
+// anybody: hence atomics, which this package loads and stores but never needs
+// to add to. The kernel writes it, too: struct figures of hook/bpf/count.c
+// must be the same.
+type figures struct {
+	layout       atomic.Uint64 // figuresLayout, once it has been set up
 	seq          atomic.Uint64 // odd while a writer is inside
-	counter      atomic.Uint32
 	pending      atomic.Uint64 // < counter
 	counted      atomic.Uint64
 	publications atomic.Uint64
+	interval     atomic.Uint64 // which one it is between two publications; never the same twice
+	counter      atomic.Uint32
+	_            [12]byte             // to the end of the cache line
 	seen         [words]atomic.Uint64 // classes whose live figures are not 0
-	dirty        [words]atomic.Uint64 // classes whose live figures differ from the published ones
-	live         [NumClasses]cell
-	published    [NumClasses]cell
-	base         [NumClasses]cell // live figures at the last Reset
-	undo         undoLog
+	_            [64 - words*8%64]byte
+	rows         [NumClasses]row
+}
+
+// view is figures that a kernel has written in two places, see there: what
+// they say is to be added up.
+type view struct {
+	figures
+	aside [NumClasses]row
+}
+
+// row is the figures of one class, in a cache line. The published ones are the
+// live ones, but for a class that had a packet in the interval that goes on:
+// its are previous. So whatever is to be published is so when the next interval
+// begins, with one store.
+type row struct {
+	live     cell
+	previous cell          // what live was before
+	interval atomic.Uint64 // the one in which it had its last packet
+	base     cell          // what live was at the last Reset
+	_        [8]byte
+}
+
+// published returns the published figures, in an interval.
+func (r *row) published(interval uint64) Figures {
+	if r.interval.Load() == interval {
+		return r.previous.load()
+	}
+	return r.live.load()
+}
+
+// ledger is figures that a process writes, and may not live to write to the
+// end. It is written with Table.write held.
+type ledger struct {
+	figures
+	undo undoLog
 }
 
 // words is how many 64-bit words hold one bit per class.
 const words = (NumClasses + 63) / 64
 
-// ledgerLayout changes whenever the fields above do.
-const ledgerLayout = 0x6b73746174<<8 | 1 // "kstat", version 1
+// figuresLayout changes whenever the fields above do.
+const figuresLayout = 0x6b73746174<<8 | 2 // "kstat", version 2
 
-// LedgerSize is how many bytes of memory [OpenTable] needs.
-const LedgerSize = int(unsafe.Sizeof(ledger{}))
+// LedgerSize is how many bytes of memory [OpenTable] needs, ViewSize how many
+// [ViewTable].
+const (
+	LedgerSize = int(unsafe.Sizeof(ledger{}))
+	ViewSize   = int(unsafe.Sizeof(view{}))
+)
 
-// cell is the figures of one class.
+// cell is a pair of figures.
 type cell struct{ packets, bytes atomic.Uint64 }
 
 func (c *cell) load() Figures { return Figures{c.packets.Load(), c.bytes.Load()} }
@@ -74,10 +118,12 @@ func (c *cell) store(f Figures) {
 // NewTable returns a table that publishes after every [DefaultCounter]
 // packets.
 func NewTable() *Table {
-	t := &Table{ledger: new(ledger)}
+	t := tableIn(new(ledger))
 	t.setUp()
 	return t
 }
+
+func tableIn(l *ledger) *Table { return &Table{figures: &l.figures, ledger: l} }
 
 // OpenTable returns a table that lives in memory, which must be aligned to 8
 // bytes, and either zeros or the memory of an earlier table, whose figures then
@@ -89,21 +135,51 @@ func OpenTable(memory []byte) (*Table, error) {
 	if len(memory) < LedgerSize {
 		return nil, fmt.Errorf("a table needs %d bytes of memory, here are %d", LedgerSize, len(memory))
 	}
-	t := &Table{ledger: (*ledger)(unsafe.Pointer(unsafe.SliceData(memory)))}
+	t := tableIn((*ledger)(unsafe.Pointer(unsafe.SliceData(memory))))
 	switch t.layout.Load() {
 	case 0:
 		t.setUp()
-	case ledgerLayout:
+	case figuresLayout:
 		t.recover()
 	default:
-		return nil, errors.New("the memory holds another version's table")
+		return nil, errForeign
+	}
+	return t, nil
+}
+
+var errForeign = errors.New("the memory holds another version's table")
+
+// A Writer changes the figures of a table that others write: the kernel, for
+// one.
+type Writer interface {
+	// SetCounter and Reset do what a Table's do. SetCounter is not called
+	// with 0.
+	SetCounter(n uint32) error
+	Reset() error
+}
+
+// ViewTable returns a table that shows what is in memory, as [OpenTable] does,
+// and leaves every change to w. Its Add must not be called. Memory that is all
+// zeros is set up, before w may write to it.
+func ViewTable(memory []byte, w Writer) (*Table, error) {
+	if len(memory) < ViewSize {
+		return nil, fmt.Errorf("a view needs %d bytes of memory, here are %d", ViewSize, len(memory))
+	}
+	v := (*view)(unsafe.Pointer(unsafe.SliceData(memory)))
+	t := &Table{figures: &v.figures, aside: &v.aside, writer: w}
+	switch t.layout.Load() {
+	case 0:
+		t.setUp()
+	case figuresLayout:
+	default:
+		return nil, errForeign
 	}
 	return t, nil
 }
 
 func (t *Table) setUp() {
 	t.counter.Store(DefaultCounter)
-	t.layout.Store(ledgerLayout)
+	t.layout.Store(figuresLayout)
 }
 
 // recover takes back what a writer that was killed had begun.
@@ -111,7 +187,7 @@ func (t *Table) recover() {
 	if t.seq.Load()%2 == 0 {
 		return
 	}
-	t.undo.back(t.ledger)
+	t.ledger.undo.back(t.figures)
 	t.seq.Add(1)
 }
 
@@ -132,7 +208,7 @@ func (t *Table) Add(batch []Packet) {
 	whole := false
 	defer func() {
 		if !whole { // a panic: half a batch is none
-			t.undo.back(t.ledger)
+			t.ledger.undo.back(t.figures)
 		}
 		t.end()
 	}()
@@ -169,42 +245,33 @@ func (t *Table) count(packets []Packet) {
 		}
 		packets = packets[run.Packets:]
 
-		live := &t.live[class]
-		now := live.load()
-		t.undo.note(undoLive, class, now)
-		live.store(now.Plus(run))
-
-		word, bit := class/64, uint64(1)<<(class%64)
-		if dirty := t.dirty[word].Load(); dirty&bit == 0 {
-			t.dirty[word].Store(dirty | bit)
-			t.seen[word].Store(t.seen[word].Load() | bit)
+		r := &t.rows[class]
+		now := r.live.load()
+		t.ledger.undo.note(class, r)
+		if now.Packets == 0 {
+			word := &t.seen[class/64]
+			word.Store(word.Load() | 1<<(class%64))
 		}
+		if interval := t.interval.Load(); r.interval.Load() != interval {
+			r.previous.store(now)
+			r.interval.Store(interval)
+		}
+		r.live.store(now.Plus(run))
 	}
 }
 
-// publish copies the live figures that moved since the last publication.
-func (t *Table) publish() {
-	for word := range t.dirty {
-		set := t.dirty[word].Load()
-		if set == 0 {
-			continue
-		}
-		for ; set != 0; set &= set - 1 {
-			class := word*64 + bits.TrailingZeros64(set)
-			published := &t.published[class]
-			t.undo.note(undoPublished, Class(class), published.load())
-			published.store(t.live[class].load())
-		}
-		t.dirty[word].Store(0)
-	}
-}
+// publish makes the live figures the published ones.
+func (t *Table) publish() { t.interval.Store(t.interval.Load() + 1) }
 
 // SetCounter makes n the number of packets between two publications. If that
 // many are pending already, the figures are published at once. It returns
-// ErrZeroCounter, and changes nothing, if n is 0.
+// ErrZeroCounter, and changes nothing, if n is 0. Another error is a [Writer]'s.
 func (t *Table) SetCounter(n uint32) error {
 	if n == 0 {
 		return ErrZeroCounter
+	}
+	if t.writer != nil {
+		return t.writer.SetCounter(n)
 	}
 	t.begin()
 	defer t.end()
@@ -218,19 +285,23 @@ func (t *Table) SetCounter(n uint32) error {
 }
 
 // Reset sets every published and pending figure to zero. What [Row.Total] and
-// [Table.Counted] tell goes on from where it was.
-func (t *Table) Reset() {
+// [Table.Counted] tell goes on from where it was. The error is a [Writer]'s.
+func (t *Table) Reset() error {
+	if t.writer != nil {
+		return t.writer.Reset()
+	}
 	t.begin()
 	defer t.end()
 	t.publish()
-	for class := range t.live {
-		base, now := &t.base[class], t.live[class].load()
-		if before := base.load(); before != now {
-			t.undo.note(undoBase, Class(class), before)
-			base.store(now)
+	for class := range t.rows {
+		r := &t.rows[class]
+		if now := r.live.load(); r.base.load() != now {
+			t.ledger.undo.note(Class(class), r)
+			r.base.store(now)
 		}
 	}
 	t.pending.Store(0)
+	return nil
 }
 
 // Counter returns the number of packets between two publications.
@@ -243,7 +314,7 @@ func (t *Table) Counted() uint64 { return t.counted.Load() }
 // begin and end enclose every change.
 func (t *Table) begin() {
 	t.write.Lock()
-	t.undo.open(t.ledger)
+	t.ledger.undo.open(t.figures)
 	t.seq.Add(1)
 }
 
@@ -295,13 +366,19 @@ func (t *Table) copyTo(s *Snapshot) {
 	s.Pending = t.pending.Load()
 	s.Publications = t.publications.Load()
 	s.Rows = s.Rows[:0]
+	interval := t.interval.Load()
 	for word := range t.seen {
 		for set := t.seen[word].Load(); set != 0; set &= set - 1 {
 			class := word*64 + bits.TrailingZeros64(set)
-			total, base := t.live[class].load(), t.base[class].load()
+			r := &t.rows[class]
+			total, published, base := r.live.load(), r.published(interval), r.base.load()
+			if t.aside != nil {
+				more := &t.aside[class]
+				total, published = total.Plus(more.live.load()), published.Plus(more.published(interval))
+			}
 			s.Rows = append(s.Rows, Row{
 				Class:     Class(class),
-				Published: t.published[class].load().minus(base),
+				Published: published.minus(base),
 				Live:      total.minus(base),
 				Total:     total,
 			})

@@ -136,8 +136,8 @@ func TestReset(t *testing.T) {
 func TestCountersBeyond32Bits(t *testing.T) {
 	table := NewTable()
 	start := Figures{1<<32 - 1, 1<<63 + 5}
-	table.live[tcp4].store(start)
-	table.published[tcp4].store(start)
+	table.rows[tcp4].live.store(start)
+	table.rows[tcp4].previous.store(start)
 	table.seen[tcp4/64].Store(1 << (tcp4 % 64))
 	table.Add([]Packet{{Class: tcp4, Bytes: 1<<32 - 1}})
 	want(t, "live", table.Snapshot().Rows[0].Live, Figures{1 << 32, 1<<63 + 1<<32 + 4})

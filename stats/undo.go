@@ -11,45 +11,43 @@ type undoLog struct {
 	pending      atomic.Uint64
 	counted      atomic.Uint64
 	publications atomic.Uint64
-	dirty        [words]atomic.Uint64
+	interval     atomic.Uint64
 	length       atomic.Uint64
-	entries      [3 * NumClasses]undoEntry // each class once of each kind
-	noted        [3][words]atomic.Uint64   // which are in entries
+	entries      [NumClasses]undoEntry // each class once
+	noted        [words]atomic.Uint64  // which are in entries
 }
 
-// undoEntry is the figures that one cell held.
+// undoEntry is what one row held.
 type undoEntry struct {
-	cell  atomic.Uint64 // kind and class
-	value cell
+	class atomic.Uint64
+	row   row
 }
 
-// The cells of a class.
-const (
-	undoLive = iota
-	undoPublished
-	undoBase
-)
+// copyFrom copies a row.
+func (r *row) copyFrom(from *row) {
+	r.live.store(from.live.load())
+	r.previous.store(from.previous.load())
+	r.interval.Store(from.interval.Load())
+	r.base.store(from.base.load())
+}
 
 // open begins a change. Bits of seen are never taken back: a class that was
 // seen too early shows as 0.
-func (u *undoLog) open(l *ledger) {
+func (u *undoLog) open(f *figures) {
 	for i, n := uint64(0), u.length.Load(); i < n; i++ {
-		kind, class := split(u.entries[i].cell.Load())
-		u.noted[kind][class/64].Store(0)
+		u.noted[u.entries[i].class.Load()/64].Store(0)
 	}
 	u.length.Store(0)
-	u.counter.Store(l.counter.Load())
-	u.pending.Store(l.pending.Load())
-	u.counted.Store(l.counted.Load())
-	u.publications.Store(l.publications.Load())
-	for i := range u.dirty {
-		u.dirty[i].Store(l.dirty[i].Load())
-	}
+	u.counter.Store(f.counter.Load())
+	u.pending.Store(f.pending.Load())
+	u.counted.Store(f.counted.Load())
+	u.publications.Store(f.publications.Load())
+	u.interval.Store(f.interval.Load())
 }
 
-// note keeps what a cell holds, if this change has not overwritten it yet.
-func (u *undoLog) note(kind int, class Class, value Figures) {
-	noted := &u.noted[kind][class/64]
+// note keeps what a row holds, if this change has not overwritten it yet.
+func (u *undoLog) note(class Class, r *row) {
+	noted := &u.noted[class/64]
 	bit := uint64(1) << (class % 64)
 	set := noted.Load()
 	if set&bit != 0 {
@@ -57,34 +55,21 @@ func (u *undoLog) note(kind int, class Class, value Figures) {
 	}
 	n := u.length.Load()
 	e := &u.entries[n]
-	e.cell.Store(uint64(kind)<<32 | uint64(class))
-	e.value.store(value)
+	e.class.Store(uint64(class))
+	e.row.copyFrom(r)
 	u.length.Store(n + 1)
 	noted.Store(set | bit)
 }
 
 // back takes the change back. It may itself be interrupted and begun again.
-func (u *undoLog) back(l *ledger) {
+func (u *undoLog) back(f *figures) {
 	for i, n := uint64(0), u.length.Load(); i < n; i++ {
 		e := &u.entries[i]
-		kind, class := split(e.cell.Load())
-		value := e.value.load()
-		switch kind {
-		case undoLive:
-			l.live[class].store(value)
-		case undoPublished:
-			l.published[class].store(value)
-		case undoBase:
-			l.base[class].store(value)
-		}
+		f.rows[e.class.Load()].copyFrom(&e.row)
 	}
-	l.counter.Store(u.counter.Load())
-	l.pending.Store(u.pending.Load())
-	l.counted.Store(u.counted.Load())
-	l.publications.Store(u.publications.Load())
-	for i := range u.dirty {
-		l.dirty[i].Store(u.dirty[i].Load())
-	}
+	f.counter.Store(u.counter.Load())
+	f.pending.Store(u.pending.Load())
+	f.counted.Store(u.counted.Load())
+	f.publications.Store(u.publications.Load())
+	f.interval.Store(u.interval.Load())
 }
-
-func split(cell uint64) (kind int, class Class) { return int(cell >> 32), Class(cell) }
