@@ -296,6 +296,16 @@ func TestExactUnderOverload(t *testing.T) {
 	}
 }
 
+// TestMountPointCalledMnt: where the default would be is not looked at.
+func TestMountPointCalledMnt(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	d := start(t, "mnt")
+	d.expect("nout", "0\n")
+	d.end(unix.SIGTERM)
+	nothingLeft(t, filepath.Join(dir, "mnt"))
+}
+
 // TestSecondDaemon: it ends at once, names the first, and leaves nothing.
 func TestSecondDaemon(t *testing.T) {
 	dir, other := mountDir(t), mountDir(t)

@@ -37,7 +37,7 @@ func parseFlags(args []string) (*options, error) {
 	f := o.flags
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
-	f.StringVar(&o.mount, "mount", defaultMount(), "mount the tree on `DIR`, which is made if it is missing")
+	f.Func("mount", "mount the tree on `DIR`, which is made if it is missing", into(&o.mount, directory))
 	f.Func("hook", "see packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)",
 		into(&o.hook.Point, hook.ParsePoint))
 	f.Func("family", "count `FAMILY`: both, ipv4 or ipv6 (default both)",
@@ -60,10 +60,11 @@ func parseFlags(args []string) (*options, error) {
 	switch {
 	case f.NArg() > 0:
 		return o, fmt.Errorf("%q is not a flag, and nothing else is expected", f.Arg(0))
-	case o.mount == "":
-		return o, errors.New("--mount needs a directory")
 	case int(o.hook.Queue)+o.hook.Queues > 1<<16:
 		return o, fmt.Errorf("--queues %d from --queue %d on ends behind 65535, the last number", o.hook.Queues, o.hook.Queue)
+	}
+	if o.mount == "" {
+		o.mount = defaultMount()
 	}
 	return o, nil
 }
@@ -80,6 +81,13 @@ func into[T any](target *T, parse func(string) (T, error)) func(string) error {
 	}
 }
 
+func directory(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("take a directory")
+	}
+	return path, nil
+}
+
 // number returns a parser of decimal numbers from low to high.
 func number[T uint16 | uint32 | int](low, high uint64) func(string) (T, error) {
 	return func(text string) (T, error) {
@@ -91,7 +99,9 @@ func number[T uint16 | uint32 | int](low, high uint64) func(string) (T, error) {
 	}
 }
 
-// defaultMount is mnt/kstat in a checkout, and /run/kstat elsewhere.
+// defaultMount is mnt/kstat in a checkout, and /run/kstat elsewhere. It is not
+// asked where there is a --mount: that may be mnt, which a worker must not look
+// at before it serves it.
 func defaultMount() string {
 	if info, err := os.Stat("mnt"); err == nil && info.IsDir() {
 		return "mnt/kstat"
@@ -111,7 +121,7 @@ figures as files. Runs in the foreground and needs root. SIGTERM ends it.
 		argument, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(&b, "  %-24s %s", strings.TrimSpace("--"+f.Name+" "+argument), usage)
 		if f.Name == "mount" {
-			fmt.Fprintf(&b, " (default %s here)", f.DefValue)
+			fmt.Fprintf(&b, " (default %s here)", defaultMount())
 		}
 		b.WriteByte('\n')
 	})
