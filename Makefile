@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := build
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: build run demo test race fuzz faults soak bench lint fmt check clean help
+.PHONY: build generate run demo test race fuzz faults soak bench lint fmt check clean help
 .PHONY: summary fmt-check vet staticcheck arrows vuln modules
 
 go := tools/go
@@ -16,6 +16,7 @@ TESTFLAGS ?= -count=1 -timeout=5m
 PKGS ?= ./...
 FUZZTIME ?= 10s
 HOURS ?= 1
+ENGINE ?= nfqueue
 
 # kstatd has no C, and AllThreadsSyscall would not work with it.
 export CGO_ENABLED := 0
@@ -28,6 +29,9 @@ disown := if [ "$$(id -u)" = 0 ]; then chown -hR --reference=. bin; fi
 build: ## build bin/kstatd and bin/kstat
 	@$(go) build -trimpath -ldflags "-X main.buildVersion=$$(tools/version)" -o bin/ ./cmd/...
 	@$(disown)
+
+generate: ## compile hook/bpf/count.c (needs clang-16 and llvm-16; the objects are committed, so nobody else needs them)
+	@PATH="$$($(go) env GOROOT)/bin:$$PATH" $(go) generate ./hook
 
 run: build ## build, and run it on mnt/kstat until Ctrl-C (needs root; sudo make run)
 	@echo 'kstatd on mnt/kstat; Ctrl-C ends it. What to type next, in another terminal:'
@@ -43,8 +47,8 @@ run: build ## build, and run it on mnt/kstat until Ctrl-C (needs root; sudo make
 	@echo
 	@exec bin/kstatd --mount mnt/kstat
 
-demo: build ## show it in a network namespace of its own, figures checked
-	@$(go) run ./lab/demo -kstatd bin/kstatd
+demo: build ## show it in a network namespace of its own, figures checked (ENGINE=bpf in the kernel)
+	@$(go) run ./lab/demo -kstatd bin/kstatd -engine $(ENGINE)
 
 test: summary ## run every test on the real kernel, each skip named (sudo make test runs more)
 	@bin/summary $(go) test -json $(TESTFLAGS) $(PKGS)

@@ -5,6 +5,7 @@ go 1.25.0
 ignore ./mnt
 
 require (
+	github.com/cilium/ebpf v0.22.0
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/florianl/go-nfqueue/v2 v2.1.0
 	github.com/goccy/go-yaml v1.19.2

@@ -41,18 +41,21 @@ func fragment(next byte, offset uint16, more bool) []byte {
 	return h
 }
 
-func TestClassify(t *testing.T) {
+// classifyCase is a packet with an answer.
+type classifyCase struct {
+	name   string
+	family stats.Family
+	packet []byte
+	want   stats.Protocol
+}
+
+func classifyCases() []classifyCase {
 	const tcp, udp, icmp6, none, esp, sctp = 6, 17, 58, 59, 50, 132
 	other := stats.Other
 	wrongVersion := v4(5, tcp)
 	wrongVersion[0] = 5<<4 | 5
 	ones := bytes.Repeat([]byte{0xff}, 128)
-	for _, test := range []struct {
-		name   string
-		family stats.Family
-		packet []byte
-		want   stats.Protocol
-	}{
+	return []classifyCase{
 		{"v4 TCP", stats.IPv4, v4(5, tcp), tcp},
 		{"v4 with 40 bytes of options", stats.IPv4, v4(15, udp), udp},
 		{"v4 protocol 0", stats.IPv4, v4(5, 0), 0},
@@ -96,7 +99,11 @@ func TestClassify(t *testing.T) {
 		{"v6 later fragment", stats.IPv6, v6(extFragment, fragment(udp, 185, false)), udp},
 		{"v6 later fragment of a chain", stats.IPv6, v6(extFragment, fragment(extDestination, 185, false), ext(tcp, 0, 8)), other},
 		{"v6 fragment header truncated", stats.IPv6, v6(extFragment, fragment(udp, 0, false)[:7]), other},
-	} {
+	}
+}
+
+func TestClassify(t *testing.T) {
+	for _, test := range classifyCases() {
 		t.Run(test.name, func(t *testing.T) {
 			class := Classify(test.family, test.packet)
 			if class.Protocol() != test.want || class.Family() != test.family {
@@ -109,12 +116,7 @@ func TestClassify(t *testing.T) {
 // FuzzClassify compares Classify with gopacket, which decodes each header on
 // its own.
 func FuzzClassify(f *testing.F) {
-	f.Add(false, v4(5, 6))
-	f.Add(false, v4(15, 17))
-	f.Add(false, v4(3, 17))
-	f.Add(true, v6(58))
-	f.Add(true, v6(extHopByHop, ext(extDestination, 0, 8), ext(extRouting, 0, 8), fragment(extAuth, 0, true), ext(17, 1, 12)))
-	f.Add(true, v6(extFragment, fragment(60, 3, true)))
+	addPackets(f)
 	f.Fuzz(func(t *testing.T, six bool, packet []byte) {
 		family, oracle := stats.IPv4, oracleIPv4
 		if six {
@@ -128,6 +130,16 @@ func FuzzClassify(f *testing.F) {
 			t.Errorf("family %v became %v", family, got.Family())
 		}
 	})
+}
+
+// addPackets is what both fuzz targets begin with.
+func addPackets(f *testing.F) {
+	f.Add(false, v4(5, 6))
+	f.Add(false, v4(15, 17))
+	f.Add(false, v4(3, 17))
+	f.Add(true, v6(58))
+	f.Add(true, v6(extHopByHop, ext(extDestination, 0, 8), ext(extRouting, 0, 8), fragment(extAuth, 0, true), ext(17, 1, 12)))
+	f.Add(true, v6(extFragment, fragment(60, 3, true)))
 }
 
 // oracleIPv4 trusts a header that gopacket can decode. gopacket refuses more:

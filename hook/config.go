@@ -78,12 +78,15 @@ const MaxQueueLen = 1 << 20
 
 // Config says which packets an engine sees, and how.
 type Config struct {
+	Engine          Kind
 	Point           Point
 	Families        Families
-	Queue           uint16 // number of the first queue
-	Queues          int    // how many queues, one per CPU in turn; 0 means 1
-	QueueLen        uint32 // packets per queue; 0 means DefaultQueueLen
-	ExcludeLoopback bool   // leave out what enters or leaves by a loopback device
+	ExcludeLoopback bool // leave out what enters or leaves by a loopback device
+
+	// For nfqueue alone.
+	Queue    uint16 // number of the first queue
+	Queues   int    // how many queues, one per CPU in turn; 0 means 1
+	QueueLen uint32 // packets per queue; 0 means DefaultQueueLen
 
 	// Before is the status of an earlier engine that this one goes on from.
 	Before Status
@@ -91,7 +94,7 @@ type Config struct {
 	// answered, or the engine is stopped. nil means nobody cares.
 	Alive func(Status)
 	// Opened is told of each rule that is added, and with a zero value when
-	// there is none any more. nil means nobody cares.
+	// there is none any more. The bpf engine has none. nil means nobody cares.
 	Opened func(Opened)
 
 	// Log is told of what a caller does not learn from an error. nil means

@@ -1,6 +1,16 @@
-// Package hook is where packets come from: the netfilter rule that queues
-// them, the NFQUEUE engine that takes them from the queue, counts and accepts
-// them, and the function that tells a packet's protocol from its first bytes.
+// Package hook is where packets come from: the engines that see them, and the
+// function that tells a packet's protocol from its first bytes.
+//
+//	nfqueue   a rule queues packets, and [NFQueue] takes them from the queue,
+//	          counts and accepts them
+//	bpf       programs in the kernel count them, and [BPF] attaches those
+//
+// Outside of this package an engine is an [Engine], what it keeps for as long as
+// the daemon lives is a [Holding], and nobody asks which one it is. A further
+// one is a file here, and a line in the table of engines (engine.go).
+//
+// What follows is about nfqueue. The bpf engine has no queue to drain and no
+// reader to watch: bpf/count.c and docs/adr/0025 tell its story.
 //
 // # States
 //

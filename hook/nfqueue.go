@@ -23,8 +23,8 @@ import (
 // chains of IPv6 extension headers that occur.
 const copyRange = 128
 
-// ErrClosed is returned by [NFQueue.Start] and [NFQueue.Stop] of an engine
-// that has ended. It wraps ENODEV.
+// ErrClosed is returned by Start and Stop of an engine that has ended. It wraps
+// ENODEV.
 var ErrClosed = fmt.Errorf("the engine has ended: %w", unix.ENODEV)
 
 // NFQueue is the engine that gets packets from NFQUEUE. Its methods may be
@@ -56,13 +56,6 @@ type NFQueue struct {
 	// look. statusMu is taken last.
 	statusMu       sync.Mutex
 	status, latest Status
-}
-
-// Status is what an engine has to tell beside the figures.
-type Status struct {
-	Uncounted uint64 // packets that passed while started and were not counted
-	Repairs   uint64 // how often the rule had to be put back
-	Flushes   uint64 // how often somebody deleted a base chain while started
 }
 
 // New returns an engine that adds to table what it sees. It does nothing
@@ -265,7 +258,7 @@ func (e *NFQueue) opened(s *session) {
 }
 
 // Name returns the engine's name.
-func (e *NFQueue) Name() string { return "nfqueue" }
+func (e *NFQueue) Name() string { return KindNFQueue.String() }
 
 // Point returns the name of the hook.
 func (e *NFQueue) Point() string { return e.config.Point.String() }
@@ -523,10 +516,10 @@ func gracePeriod() {
 const membarrierGlobal = 1 << 0 // MEMBARRIER_CMD_GLOBAL
 
 // awaitIdleQueues waits, for a short while, for a moment in which no queue of
-// the network namespace holds a packet. Deleting a base chain makes the kernel
-// drop what is queued anywhere in the namespace (nf_queue_nf_hook_drop): our
-// queues are empty by then, those of a firewall or an IDS beside us may not
-// be.
+// the network namespace holds a packet. Taking a base chain or a BPF program
+// from its hook makes the kernel drop what is queued anywhere in the namespace
+// (nf_queue_nf_hook_drop): our queues are empty by then, those of a firewall or
+// an IDS beside us may not be.
 func awaitIdleQueues() {
 	for range 200 {
 		if waiting(func(int) bool { return true }) == 0 {

@@ -29,7 +29,7 @@ import (
 func TestFaultReaderStopped(t *testing.T) {
 	c := quiet()
 	c.QueueLen = 8
-	e, table := newEngine(t, c)
+	e, table := newNFQueue(t, c)
 	sink := newStoppable(table)
 	startWith(t, e, sink.add)
 	peer := sandbox.Veth(t)
@@ -59,7 +59,7 @@ func TestFaultReaderHangs(t *testing.T) {
 	var beats atomic.Uint64
 	c := quiet()
 	c.Alive = func(Status) { beats.Add(1) }
-	e, table := newEngine(t, c)
+	e, table := newNFQueue(t, c)
 	sink := newStoppable(table)
 	startWith(t, e, sink.add)
 	peer := sandbox.Veth(t)
@@ -105,7 +105,7 @@ func TestFaultReaderHangs(t *testing.T) {
 // TestFaultTinySocketBuffer: a burst that does not fit into the socket's
 // buffer costs the host nothing, and is accounted for.
 func TestFaultTinySocketBuffer(t *testing.T) {
-	e, table := newEngine(t, quiet())
+	e, table := newNFQueue(t, quiet())
 	sink := newStoppable(table)
 	startWith(t, e, sink.add)
 	must(t, unix.SetsockoptInt(e.session.queues[0].socket.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
@@ -132,7 +132,7 @@ func TestFaultTinySocketBuffer(t *testing.T) {
 // TestFaultRuleGone: a rule that is gone is put back, at once if there is an
 // event that tells of it, and counting goes on.
 func TestFaultRuleGone(t *testing.T) {
-	e, table := started(t, quiet())
+	e, table := startedNFQueue(t, quiet())
 	must(t, traffic.Ping(lo4, 1))
 	for i, remove := range map[string]func(*rule) error{
 		"rules": func(r *rule) error { r.conn.FlushChain(r.chain); return r.conn.Flush() },
@@ -172,7 +172,7 @@ func TestFaultRuleGone(t *testing.T) {
 
 // TestFaultRuleCannotBePutBack: then the engine ends, and says so.
 func TestFaultRuleCannotBePutBack(t *testing.T) {
-	e, _ := idleEngine(t, quiet())
+	e, _ := idleNFQueue(t, quiet())
 	must(t, e.Start())
 	other, err := nftables.New(nftables.AsLasting())
 	must(t, err)
@@ -200,7 +200,7 @@ func TestFaultForeignChains(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		rounds = 100
 	}
-	e, table := started(t, quiet())
+	e, table := startedNFQueue(t, quiet())
 	ctx, cancel := context.WithCancel(t.Context())
 	peer := sandbox.Veth(t)
 	var sent atomic.Uint64
@@ -274,7 +274,7 @@ func TestFaultIDsWrap(t *testing.T) {
 // TestFaultUncountedNeverNegative: strangers' packets in our queue make more
 // counted than the rule has seen, which is not a loss, and no huge number.
 func TestFaultUncountedNeverNegative(t *testing.T) {
-	e, table := started(t, quiet())
+	e, table := startedNFQueue(t, quiet())
 	must(t, traffic.Ping(lo4, 1))
 	table.Add([]stats.Packet{{}, {}, {}})
 	if n, err := e.Uncounted(); n != 0 || err != nil {
@@ -368,7 +368,7 @@ func TestFaultForeignTransaction(t *testing.T) {
 	beats := make(chan struct{}, 1000)
 	c := quiet()
 	c.Alive = func(Status) { beats <- struct{}{} }
-	e, table := started(t, c)
+	e, table := startedNFQueue(t, c)
 	e.session.nft.Lock() // as the kernel's commit mutex would be
 	until := time.Now().Add(2500 * time.Millisecond)
 	n, sent := 0, uint64(0)

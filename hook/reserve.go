@@ -3,16 +3,29 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/stats"
 )
 
 // Reservation keeps queue numbers among the kstatds of a network namespace,
 // also while their holder is stopped and so has no queue. Each is an abstract
 // Unix socket: it belongs to the namespace, as the queue does, and ends with
-// the process, leaving no file.
+// the process, leaving no file. It is the nfqueue engine's [Holding].
 type Reservation struct{ sockets []int }
+
+func holdQueues(c Config) (Holding, error) {
+	r, err := Reserve(c)
+	if err != nil {
+		return nil, err // not a nil *Reservation
+	}
+	return r, nil
+}
+
+func inheritQueues(int) Holding { return new(Reservation) }
 
 // Reserve takes the queue numbers of c. The error wraps EBUSY and names the
 // holder if one is reserved, or bound by whatever program.
@@ -65,6 +78,24 @@ func (r *Reservation) take(queue uint16) error {
 	r.sockets = append(r.sockets, fd)
 	return nil
 }
+
+// Kind returns the kind of engine.
+func (r *Reservation) Kind() Kind { return KindNFQueue }
+
+// Table returns the table in memory.
+func (r *Reservation) Table(memory []byte) (*stats.Table, error) { return stats.OpenTable(memory) }
+
+// New returns an engine for the queues.
+func (r *Reservation) New(c Config, table *stats.Table) (Engine, error) {
+	e, err := New(c, table)
+	if err != nil {
+		return nil, err // not a nil *NFQueue
+	}
+	return e, nil
+}
+
+// Files returns none: the worker binds the queues by itself.
+func (r *Reservation) Files() []*os.File { return nil }
 
 // Close gives the numbers back.
 func (r *Reservation) Close() {

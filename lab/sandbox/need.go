@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +30,9 @@ const (
 	Root
 	// IPv6: lo has ::1.
 	IPv6
+	// BPF: the kernel has BPF programs at netfilter hooks, and we may load
+	// them.
+	BPF
 )
 
 // things says for each Thing what it is called, how its presence is proved,
@@ -43,6 +48,7 @@ var things = [...]struct {
 	FUSE:       {"FUSE", probeFUSE, "run as root, or load fuse and make /dev/fuse 0666"},
 	Root:       {"Root", probeRoot, "run as root, outside any user namespace"},
 	IPv6:       {"IPv6", probeIPv6, "boot without ipv6.disable=1, and set sysctl net.ipv6.conf.lo.disable_ipv6=0"},
+	BPF:        {"BPF", probeBPF, "boot Linux 6.4 or newer, with CONFIG_NETFILTER_BPF_LINK and CONFIG_DEBUG_INFO_BTF, and run as root, outside any user namespace"},
 }
 
 // String returns the name of the constant.
@@ -50,7 +56,7 @@ func (t Thing) String() string { return things[t].name }
 
 // Need skips the test if the machine lacks one of the things, and says which,
 // why, and what to do about it. If the environment has KSTAT_REQUIRE=1, it
-// fails the test instead.
+// fails the test instead, unless the kernel is too old to have the thing.
 func Need(tb testing.TB, needed ...Thing) {
 	tb.Helper()
 	for _, t := range needed {
@@ -58,11 +64,25 @@ func Need(tb testing.TB, needed ...Thing) {
 		if err == nil {
 			continue
 		}
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
+		if os.Getenv("KSTAT_REQUIRE") == "1" && !tooOld(t) {
 			tb.Fatal(err)
 		}
 		tb.Skip(err)
 	}
+}
+
+// tooOld reports whether no kernel of this version has the thing.
+func tooOld(t Thing) bool {
+	if t != BPF {
+		return false
+	}
+	var name unix.Utsname
+	var major, minor int
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	n, _ := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return n == 2 && (major < 6 || major == 6 && minor < 4)
 }
 
 // Missing tries whether the thing is there, and returns nil if it is. If not,
@@ -161,3 +181,5 @@ func probeIPv6() error {
 	}
 	return nil
 }
+
+func probeBPF() error { return features.HaveProgramType(ebpf.Netfilter) }

@@ -281,6 +281,7 @@ func TestAsNobody(t *testing.T) {
 		NFQueue:    "<nil>",
 		NFTables:   "<nil>",
 		IPv6:       "<nil>",
+		BPF:        "needs BPF: ",
 	}
 	if device.Mode().Perm()&0o006 == 0o006 {
 		want[FUSE] = "<nil>"

@@ -1,0 +1,363 @@
+package hook
+
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-16 -strip llvm-strip-16 count bpf/count.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror -I/usr/include/x86_64-linux-gnu
+//go:generate sh -c "sha256sum bpf/count.c count_bpf* >bpf/SHA256SUMS"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"kstat/stats"
+)
+
+// BPF is the engine whose packets are counted where they are, by programs in
+// the kernel (bpf/count.c). A process only attaches and detaches them, and
+// reads the figures in memory that it shares with them.
+type BPF struct {
+	config  Config
+	holding *programs
+
+	mu     sync.Mutex // held for the length of a transition, or a look
+	places []place    // one per family; none when stopped
+	closed bool
+
+	// started mirrors that there are places, for those who must not wait.
+	started atomic.Bool
+	repairs atomic.Uint64
+}
+
+// place is where a program is attached.
+type place struct {
+	link link.Link
+	link.NetfilterOptions
+}
+
+// lowestPriority is the last one that is tried: the kernel gives each BPF
+// program at a hook a priority of its own, and refuses one that anybody has.
+const lowestPriority = priority - 9
+
+// Name returns the engine's name.
+func (e *BPF) Name() string { return KindBPF.String() }
+
+// Point returns the name of the hook.
+func (e *BPF) Point() string { return e.config.Point.String() }
+
+// Started reports whether packets are being counted. It waits for nobody.
+func (e *BPF) Started() bool { return e.started.Load() }
+
+// Start attaches the programs.
+func (e *BPF) Start() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		return ErrClosed
+	case e.places != nil:
+		return nil
+	}
+	for _, p := range []struct {
+		file    int
+		family  link.NetfilterProtocolFamily
+		without Families
+	}{
+		{countIPv4File, link.NetfilterProtoIPv4, OnlyIPv6},
+		{countIPv6File, link.NetfilterProtoIPv6, OnlyIPv4},
+	} {
+		if e.config.Families == p.without {
+			continue
+		}
+		at, err := e.attach(e.holding.files[p.file], p.family)
+		if err != nil {
+			return errors.Join(err, e.detachLocked())
+		}
+		e.places = append(e.places, at)
+	}
+	e.started.Store(true)
+	return nil
+}
+
+// attach puts a program where the rule of the other engine would be.
+func (e *BPF) attach(program *os.File, family link.NetfilterProtocolFamily) (at place, err error) {
+	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return place{}, fmt.Errorf("%s: %w", program.Name(), err)
+	}
+	p, err := ebpf.NewProgramFromFD(fd)
+	if err != nil {
+		return place{}, fmt.Errorf("%s: %w", program.Name(), err)
+	}
+	at.NetfilterOptions = link.NetfilterOptions{Program: p, ProtocolFamily: family, Hook: link.NetfilterInetHook(e.config.Point)}
+	for at.Priority = priority; at.Priority >= lowestPriority; at.Priority-- {
+		at.link, err = link.AttachNetfilter(at.NetfilterOptions)
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		return at, nil
+	case errors.Is(err, unix.EBUSY):
+		err = fmt.Errorf("others have every priority from %d to %d: %w", lowestPriority, priority, unix.EBUSY)
+	}
+	return place{}, errors.Join(fmt.Errorf("%s at %v: %w", program.Name(), e.config.Point, err), p.Close())
+}
+
+// inspect looks whether the programs are still attached, and puts back what
+// somebody has detached. The kernel does not say so (a link that was detached
+// looks as it did before); but as long as a program is there it refuses another
+// one of that priority.
+func (e *BPF) inspect() {
+	if !e.mu.TryLock() {
+		return // a start or a stop
+	}
+	defer e.mu.Unlock()
+	for i := range e.places {
+		at := &e.places[i]
+		l, err := link.AttachNetfilter(at.NetfilterOptions)
+		switch {
+		case errors.Is(err, unix.EBUSY): // as it should be
+		case err != nil:
+			e.config.Log.Warn("whether the program is attached cannot be seen", "err", err)
+		default:
+			at.link.Close()
+			at.link = l
+			e.config.Log.Warn("the program was detached, and has been attached again", "repairs", e.repairs.Add(1))
+		}
+	}
+}
+
+// Stop detaches the programs, and waits until no CPU is inside one.
+func (e *BPF) Stop() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return ErrClosed
+	}
+	return e.detachLocked()
+}
+
+// Close stops the engine for good.
+func (e *BPF) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	return e.detachLocked()
+}
+
+func (e *BPF) detachLocked() error {
+	if e.places == nil {
+		return nil
+	}
+	awaitIdleQueues()
+	var errs []error
+	for _, at := range e.places {
+		errs = append(errs, at.link.Close(), at.Program.Close()) // nobody else has the link, so it is gone
+	}
+	gracePeriod()
+	e.places = nil
+	e.started.Store(false)
+	return errors.Join(errs...)
+}
+
+// Uncounted returns 0: what the programs see they count, and what does not
+// pass them is none of the hook's.
+func (e *BPF) Uncounted() (uint64, error) { return e.config.Before.Uncounted, nil }
+
+// Status returns what there is to tell beside the figures.
+func (e *BPF) Status() (Status, error) {
+	status := e.config.Before
+	status.Repairs = e.repairs.Load()
+	return status, nil
+}
+
+// Run keeps the programs attached until ctx ends, and then closes the engine.
+// There is nothing else to prove: no packet waits for this process.
+func (e *BPF) Run(ctx context.Context) error {
+	tick := time.NewTicker(proveEvery)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return e.Close()
+		case <-tick.C:
+		}
+		if n%inspectEvery == 0 {
+			e.inspect()
+		}
+		if e.config.Alive != nil {
+			status, _ := e.Status()
+			e.config.Alive(status)
+		}
+	}
+}
+
+// programs is the holding of the engine: the programs, and the map that they
+// count in. They are in the kernel as long as a process has them open, and
+// nothing of them is in any file system.
+type programs struct {
+	files [bpfFiles]*os.File
+}
+
+// The files of a holding.
+const (
+	figuresFile = iota
+	countIPv4File
+	countIPv6File
+	setCounterFile
+	resetFile
+	bpfFiles
+)
+
+var bpfFileNames = [bpfFiles]string{"figures", countProgCountIpv4, countProgCountIpv6, countProgSetCounter, countProgReset}
+
+func inheritPrograms(firstFD int) Holding {
+	h := new(programs)
+	for i, name := range bpfFileNames {
+		h.files[i] = os.NewFile(uintptr(firstFD+i), name)
+	}
+	return h
+}
+
+// holdPrograms loads the programs, which takes CAP_BPF and CAP_PERFMON beside
+// CAP_NET_ADMIN, all of them in the first user namespace.
+func holdPrograms(c Config) (Holding, error) {
+	switch err := features.HaveProgramType(ebpf.Netfilter); {
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return nil, fmt.Errorf("this kernel has no BPF programs at netfilter hooks (Linux 6.4 has, with CONFIG_NETFILTER_BPF_LINK): "+
+			"take --engine nfqueue: %w", unix.EOPNOTSUPP)
+	case errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("BPF programs take CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN outside of any user namespace: "+
+			"run it as the host's root, or take --engine nfqueue: %w", unix.EPERM)
+	case err != nil:
+		return nil, fmt.Errorf("BPF programs: %w", err)
+	}
+	h, err := loadPrograms(c)
+	if err != nil {
+		return nil, fmt.Errorf("load BPF programs: %w", err)
+	}
+	return h, nil
+}
+
+func loadPrograms(c Config) (_ *programs, err error) {
+	spec, err := loadCount()
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		spec.Variables[countVarExcludeLoopback].Set(c.ExcludeLoopback),
+		spec.Variables[countVarIncoming].Set(c.Point.incoming()))
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer loaded.Close()
+	h := new(programs)
+	for i, name := range bpfFileNames {
+		var fd int
+		if i == figuresFile {
+			fd = loaded.Maps[".bss"].FD()
+		} else {
+			fd = loaded.Programs[name].FD()
+		}
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			h.Close()
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		h.files[i] = os.NewFile(uintptr(fd), name)
+	}
+	return h, nil
+}
+
+func (h *programs) Kind() Kind { return KindBPF }
+
+func (h *programs) Files() []*os.File { return h.files[:] }
+
+// Table maps the figures, for as long as this process lives.
+func (h *programs) Table([]byte) (*stats.Table, error) {
+	figures, err := unix.Mmap(int(h.files[figuresFile].Fd()), 0, stats.ViewSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the figures: %w", err)
+	}
+	return stats.ViewTable(figures, h)
+}
+
+func (h *programs) New(c Config, _ *stats.Table) (Engine, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	e := &BPF{config: c, holding: h}
+	e.repairs.Store(c.Before.Repairs)
+	return e, nil
+}
+
+func (h *programs) Close() {
+	for _, f := range h.files {
+		f.Close() // nil is no harm
+	}
+}
+
+// SetCounter makes the kernel publish after n packets.
+func (h *programs) SetCounter(n uint32) error { return change(h.files[setCounterFile], n) }
+
+// Reset sets the figures to zero, in the kernel.
+func (h *programs) Reset() error { return change(h.files[resetFile], 0) }
+
+// again is what a program returns that could not change the figures, because
+// somebody was counting a packet (AGAIN in bpf/count.c).
+const again = 1
+
+// change runs a program by hand until it could do its work.
+//
+// It is the bare system call, because ebpf.Program.Run loads another program
+// at first, to see whether the kernel can run one, and a worker may not load.
+func change(program *os.File, argument uint32) error {
+	var packet [64]byte                 // which the kernel wants
+	context := [...]uint32{2: argument} // struct __sk_buff, up to its mark
+	attr := struct {                    // union bpf_attr, the part "test"
+		program, result               uint32
+		packetSize, packetOutSize     uint32
+		packet, packetOut             uint64
+		repeat, duration              uint32
+		contextSize, contextOutSize   uint32
+		context, contextOut           uint64
+		flags, cpu, batchSize, unused uint32
+	}{
+		program:     uint32(program.Fd()),
+		packetSize:  uint32(len(packet)),
+		packet:      uint64(uintptr(unsafe.Pointer(&packet))),
+		contextSize: uint32(unsafe.Sizeof(context)),
+		context:     uint64(uintptr(unsafe.Pointer(&context))),
+	}
+	var pin runtime.Pinner // the stack may move, but what is pinned is not on it
+	defer pin.Unpin()
+	pin.Pin(&packet)
+	pin.Pin(&context)
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_TEST_RUN, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return fmt.Errorf("run %s: %w", program.Name(), errno)
+		case attr.result != again:
+			return nil
+		}
+		runtime.Gosched()
+	}
+}

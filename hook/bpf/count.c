@@ -1,0 +1,406 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+// The bpf engine's part in the kernel: two programs at a netfilter hook, one
+// per family, tell a packet's protocol and count it; two more, which are run
+// by hand, change the counter and reset the figures. docs/adr/0025 says why it
+// is done in this way, and go generate ./hook builds it.
+
+#include <linux/bpf.h>
+#include <linux/netfilter.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define ksym __attribute__((section(".ksyms")))
+#define core __attribute__((preserve_access_index))
+#define inlined static inline __attribute__((always_inline))
+
+// Their calls must be GPL's: the kernel functions below are for such programs.
+static const char gpl[] SEC("license") = "Dual MIT/GPL";
+
+static long (*bpf_spin_lock)(struct bpf_spin_lock *) = (void *)BPF_FUNC_spin_lock;
+static long (*bpf_spin_unlock)(struct bpf_spin_lock *) = (void *)BPF_FUNC_spin_unlock;
+
+// What is needed of the kernel's structures. Where a field is, is settled when
+// the program is loaded (CO-RE).
+
+struct net_device {
+	unsigned short type;
+} core;
+
+struct nf_hook_state {
+	struct net_device *in, *out;
+} core;
+
+struct sk_buff {
+	__u32 len, data_len;
+	unsigned char *data; // the network header, at every hook
+} core;
+
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+} core;
+
+struct iphdr {
+	__u8 tos, protocol;
+} core;
+
+struct ipv6hdr {
+	__u8 nexthdr;
+} core;
+
+extern void *bpf_rdonly_cast(const void *object, __u32 type) ksym;
+extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *packet) ksym;
+extern void *bpf_dynptr_slice(const struct bpf_dynptr *packet, __u32 offset, void *buffer, __u32 size) ksym;
+
+// cast makes a pointer to bytes one to a structure of the kernel's, through
+// which may be read; a fault reads 0.
+#define cast(pointer, type) ((type *)bpf_rdonly_cast(pointer, __builtin_btf_type_id(*(type *)0, 1)))
+
+// The figures: type figures of stats/table.go.
+
+#define OTHER 256
+#define CLASSES ((OTHER + 1) * 2)
+
+enum family { IPV4, IPV6 };
+
+struct cell {
+	__u64 packets, bytes;
+};
+
+struct row {
+	struct cell live, previous;
+	__u64 interval;
+	struct cell base;
+	__u64 unused;
+};
+
+struct figures {
+	__u64 layout;
+	__u64 seq; // see below
+	__u64 pending;
+	__u64 counted;
+	__u64 publications;
+	__u64 interval; // number of the change that began it
+	__u32 counter;
+	__u32 unused[3];
+	__u64 seen[16];
+	struct row rows[CLASSES];
+	struct row aside[CLASSES];
+};
+
+struct figures figures;
+
+// Who may write the figures
+//
+// Seq is the number of changes so far, times STEP, and two flags. Whoever sets
+// BUSY is the writer. Whoever finds it set does not wait, but takes the lock,
+// counts its packet in rows of their own (aside), and sets CALLED, which makes
+// the writer come to the lock before it leaves. A reader adds up both rows.
+//
+// So a writer takes no lock unless it is called, which makes it cheap; and as
+// it can be interrupted, by a packet on its own CPU even, nobody waits for it
+// but readers. The lock is held with interrupts off, for a few instructions.
+
+#define BUSY 1
+#define CALLED 2
+#define STEP 4
+
+static struct bpf_spin_lock lock SEC(".data.private");
+
+// What the writer has to take over from those who counted aside: what seq and
+// interval will be, and what is to be added. Nothing if ops is 0.
+static struct {
+	__u64 ops;
+	__u64 interval;
+	__u64 counted;
+	__u64 publications;
+} aside SEC(".data.private");
+
+#define once(x) (*(volatile typeof(x) *)&(x))
+
+// count_in counts a packet in a row, in an interval.
+inlined void count_in(struct row *rows, __u64 interval, __u32 class, __u32 length)
+{
+	struct row *row = &rows[class];
+
+	if (row->interval != interval) {
+		row->previous = row->live;
+		row->interval = interval;
+	}
+	if (!row->live.packets)
+		__sync_fetch_and_or(&figures.seen[class / 64], 1ull << class % 64);
+	row->live.packets++;
+	row->live.bytes += length;
+}
+
+// add counts the packet that is change number ops. The caller is the writer.
+inlined void add(__u64 ops, __u32 class, __u32 length)
+{
+	__u64 pending = ops - figures.interval;
+
+	count_in(figures.rows, figures.interval, class, length);
+	figures.counted++;
+	if (pending >= figures.counter) {
+		figures.interval = ops;
+		figures.publications++;
+		pending = 0;
+	}
+	figures.pending = pending;
+}
+
+// put_aside counts a packet while a writer makes the change behind seq. The
+// caller has the lock.
+inlined void put_aside(__u64 seq, __u32 class, __u32 length)
+{
+	if (!aside.ops) {
+		// The writer's own packet comes first. It may have published, or is
+		// going to.
+		aside.ops = seq / STEP + 1;
+		aside.interval = once(figures.interval);
+		if (aside.ops - aside.interval >= figures.counter)
+			aside.interval = aside.ops;
+	}
+	count_in(figures.aside, aside.interval, class, length);
+	aside.counted++;
+	if (++aside.ops - aside.interval >= figures.counter) {
+		aside.interval = aside.ops;
+		aside.publications++;
+	}
+}
+
+// take_over makes what was counted aside count, and returns the number of the
+// last change. The caller is the writer, whose own is change number ops, and
+// has the lock.
+inlined __u64 take_over(__u64 ops)
+{
+	if (!aside.ops)
+		return ops;
+	ops = aside.ops;
+	figures.interval = aside.interval;
+	figures.counted += aside.counted;
+	figures.publications += aside.publications;
+	figures.pending = ops - aside.interval;
+	aside.ops = aside.counted = aside.publications = 0;
+	return ops;
+}
+
+// call makes the caller, who has the lock, the writer if there is none, which
+// shows in what it returns: the seq before. Else it calls the writer.
+inlined __u64 call(void)
+{
+	return __sync_fetch_and_or(&figures.seq, BUSY | CALLED);
+}
+
+// leave ends a change. The caller has the lock.
+inlined void leave(__u64 ops)
+{
+	__sync_lock_test_and_set(&figures.seq, ops * STEP); // a full barrier
+}
+
+inlined int count(__u32 class, __u32 length)
+{
+	__u64 seq = once(figures.seq);
+
+	if (!(seq & BUSY) && __sync_bool_compare_and_swap(&figures.seq, seq, seq | BUSY)) {
+		add(seq / STEP + 1, class, length);
+		if (__sync_bool_compare_and_swap(&figures.seq, seq | BUSY, seq + STEP))
+			return NF_ACCEPT;
+		bpf_spin_lock(&lock);
+		leave(take_over(seq / STEP + 1));
+		bpf_spin_unlock(&lock);
+		return NF_ACCEPT;
+	}
+	bpf_spin_lock(&lock);
+	seq = call();
+	if (seq & BUSY) {
+		put_aside(seq, class, length);
+	} else {
+		add(seq / STEP + 1, class, length);
+		leave(seq / STEP + 1);
+	}
+	bpf_spin_unlock(&lock);
+	return NF_ACCEPT;
+}
+
+// What a packet is: the same answers as hook.Classify's, see there.
+
+// As many bytes as the nfqueue engine captures.
+#define CAPTURE 128
+#define IPV4_HEADER 20
+#define IPV6_HEADER 40
+#define EXTENSION 8 // the least that an extension header takes
+
+inlined _Bool is_extension(__u8 next)
+{
+	switch (next) {
+	case 0:  // hop-by-hop
+	case 43: // routing
+	case 44: // fragment
+	case 51: // authentication
+	case 60: // destination options
+		return 1;
+	}
+	return 0;
+}
+
+// linear returns how many bytes of a packet are in one piece. The IP layers see
+// to it that their header is, ahead of every hook.
+inlined __u32 linear(const struct sk_buff *skb) { return skb->len - skb->data_len; }
+
+inlined __u32 classify_ipv4(struct sk_buff *skb)
+{
+	const struct iphdr *ip = cast(skb->data, struct iphdr);
+
+	if (linear(skb) < IPV4_HEADER)
+		return OTHER;
+	__u8 first = *(__u8 *)ip;
+	__u32 length = (first & 0xf) * 4;
+	if (first >> 4 != 4 || length < IPV4_HEADER || length > skb->len)
+		return OTHER;
+	return ip->protocol;
+}
+
+// behind walks over extension headers, which need not be in one piece with what
+// comes before.
+inlined __u32 behind(struct sk_buff *skb, __u8 next)
+{
+	struct {
+		__u8 next, length;
+		__u16 offset; // of a fragment
+		__u8 more[4];
+	} buffer, *header;
+	__u32 end = skb->len < CAPTURE ? skb->len : CAPTURE;
+	__u32 at = IPV6_HEADER;
+	struct bpf_dynptr packet;
+
+	if (bpf_dynptr_from_skb(skb, 0, &packet))
+		return OTHER;
+	for (int i = 0; i <= (CAPTURE - IPV6_HEADER) / EXTENSION && is_extension(next); i++) {
+		__u32 length;
+
+		if (at + EXTENSION > end)
+			return OTHER;
+		header = bpf_dynptr_slice(&packet, at, &buffer, sizeof(buffer));
+		if (!header)
+			return OTHER;
+		switch (next) {
+		case 51:
+			if (!header->length)
+				return OTHER;
+			length = (header->length + 2) * 4;
+			break;
+		case 44:
+			length = 8;
+			break;
+		default:
+			length = (header->length + 1) * 8;
+		}
+		if (at + length > end)
+			return OTHER;
+		if (next == 44 && header->offset & __builtin_bswap16(0xfff8)) // a later one
+			return is_extension(header->next) ? OTHER : header->next;
+		next = header->next;
+		at += length;
+	}
+	return is_extension(next) ? OTHER : next;
+}
+
+inlined __u32 classify_ipv6(struct sk_buff *skb)
+{
+	const struct ipv6hdr *ip = cast(skb->data, struct ipv6hdr);
+
+	if (linear(skb) < IPV6_HEADER || *(__u8 *)ip >> 4 != 6)
+		return OTHER;
+	if (is_extension(ip->nexthdr))
+		return behind(skb, ip->nexthdr);
+	return ip->nexthdr;
+}
+
+// Set before the programs are loaded, which then lack the branch.
+const volatile _Bool exclude_loopback;
+const volatile _Bool incoming; // a packet has a device that it came in by, but none to leave by yet
+
+#define ARPHRD_LOOPBACK 772
+
+inlined _Bool excluded(struct bpf_nf_ctx *ctx)
+{
+	const struct net_device *device;
+
+	if (!exclude_loopback)
+		return 0;
+	device = incoming ? ctx->state->in : ctx->state->out;
+	return device && device->type == ARPHRD_LOOPBACK;
+}
+
+SEC("netfilter")
+int count_ipv4(struct bpf_nf_ctx *ctx)
+{
+	if (excluded(ctx))
+		return NF_ACCEPT;
+	return count(classify_ipv4(ctx->skb) << 1 | IPV4, ctx->skb->len);
+}
+
+SEC("netfilter")
+int count_ipv6(struct bpf_nf_ctx *ctx)
+{
+	if (excluded(ctx))
+		return NF_ACCEPT;
+	return count(classify_ipv6(ctx->skb) << 1 | IPV6, ctx->skb->len);
+}
+
+// What hook/bpf.go runs. They are of a type that can be given a number (the
+// mark), and return AGAIN if there is a writer.
+
+#define DONE 0
+#define AGAIN 1
+
+SEC("tc")
+int set_counter(struct __sk_buff *argument)
+{
+	__u32 counter = argument->mark;
+	int done = AGAIN;
+
+	bpf_spin_lock(&lock);
+	__u64 seq = call();
+	if (!(seq & BUSY)) {
+		__u64 ops = seq / STEP;
+
+		figures.counter = counter;
+		if (figures.pending >= counter) {
+			figures.interval = ++ops;
+			figures.publications++;
+			figures.pending = 0;
+		}
+		leave(ops);
+		done = DONE;
+	}
+	bpf_spin_unlock(&lock);
+	return done;
+}
+
+SEC("tc")
+int reset(void *unused __attribute__((unused)))
+{
+	int done = AGAIN;
+
+	bpf_spin_lock(&lock);
+	__u64 seq = call();
+	if (!(seq & BUSY)) {
+		__u64 ops = seq / STEP + 1;
+
+		for (__u32 class = 0; class < CLASSES; class++) {
+			struct row *row = &figures.rows[class], *more = &figures.aside[class];
+
+			row->base.packets = row->live.packets + more->live.packets;
+			row->base.bytes = row->live.bytes + more->live.bytes;
+		}
+		figures.interval = ops;
+		figures.pending = 0;
+		leave(ops);
+		done = DONE;
+	}
+	bpf_spin_unlock(&lock);
+	return done;
+}
