@@ -150,106 +150,112 @@ func transferAt(t *testing.T, size int64, rate int) (ended chan error) {
 
 // TestFaultWorkerKilledAtRest: the figures outlive the worker, to the packet.
 func TestFaultWorkerKilledAtRest(t *testing.T) {
-	d := start(t, mountDir(t), "--start", "--counter", "7")
-	must(t, traffic.Ping(lo, 10))
-	for i := range uint64(5) {
-		before := d.document()
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start", "--counter", "7")
+		must(t, traffic.Ping(lo, 10))
+		for i := range uint64(5) {
+			before := d.document()
+			must(t, unix.Kill(d.worker(), unix.SIGKILL))
+			await(t, "a new worker", 10*time.Second, func() bool { return d.readable() && d.document().Restarts == i+1 })
+			after := d.document()
+			if after.Live != before.Live || after.NOut != before.NOut || after.Pending != before.Pending || after.Counter != 7 || after.Start != 1 || after.PID != before.PID {
+				t.Fatalf("before: %+v\nafter: %+v", before, after)
+			}
+			must(t, traffic.Ping(lo, 3))
+			if now := d.document(); now.Live.Packets != after.Live.Packets+6 || now.Pending != (after.Pending+6)%7 {
+				t.Fatalf("6 packets later: live %d, pending %d; before them %d, %d", now.Live.Packets, now.Pending, after.Live.Packets, after.Pending)
+			}
+		}
+		if gaps := d.document().Gaps; len(gaps) != 5 || gaps[4].Open || gaps[4].Seconds <= 0 {
+			t.Errorf("gaps %+v, want 5", gaps)
+		}
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
-		await(t, "a new worker", 10*time.Second, func() bool { return d.readable() && d.document().Restarts == i+1 })
-		after := d.document()
-		if after.Live != before.Live || after.NOut != before.NOut || after.Pending != before.Pending || after.Counter != 7 || after.Start != 1 || after.PID != before.PID {
-			t.Fatalf("before: %+v\nafter: %+v", before, after)
+		await(t, "a new worker", 10*time.Second, d.readable)
+		d.write("start", "0")
+		must(t, unix.Kill(d.worker(), unix.SIGKILL))
+		await(t, "a new worker", 10*time.Second, func() bool { return d.readable() && d.document().Restarts == 7 })
+		d.expect("start", "0\n")
+		if gaps := d.document().Gaps; len(gaps) != 6 {
+			t.Errorf("gaps %+v: one that is stopped has none", gaps)
 		}
-		must(t, traffic.Ping(lo, 3))
-		if now := d.document(); now.Live.Packets != after.Live.Packets+6 || now.Pending != (after.Pending+6)%7 {
-			t.Fatalf("6 packets later: live %d, pending %d; before them %d, %d", now.Live.Packets, now.Pending, after.Live.Packets, after.Pending)
-		}
-	}
-	if gaps := d.document().Gaps; len(gaps) != 5 || gaps[4].Open || gaps[4].Seconds <= 0 {
-		t.Errorf("gaps %+v, want 5", gaps)
-	}
-	must(t, unix.Kill(d.worker(), unix.SIGKILL))
-	await(t, "a new worker", 10*time.Second, d.readable)
-	d.write("start", "0")
-	must(t, unix.Kill(d.worker(), unix.SIGKILL))
-	await(t, "a new worker", 10*time.Second, func() bool { return d.readable() && d.document().Restarts == 7 })
-	d.expect("start", "0\n")
-	if gaps := d.document().Gaps; len(gaps) != 6 {
-		t.Errorf("gaps %+v: one that is stopped has none", gaps)
-	}
+	})
 }
 
 // TestFaultWorkerKilledUnderLoad: 50,000 packets a second and a TCP transfer.
 func TestFaultWorkerKilledUnderLoad(t *testing.T) {
-	d := start(t, mountDir(t), "--start")
-	peer := sandbox.Veth(t)
-	moved := transfer(t, 512<<20)
-	stop := flood(t, peer.Void4, 50_000)
-	await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 20_000 })
-	before := d.document()
-	must(t, unix.Kill(d.worker(), unix.SIGKILL))
-	died := time.Now()
-	await(t, "a new worker", 10*time.Second, func() bool {
-		text, err := os.ReadFile(filepath.Join(d.dir, "start"))
-		return err == nil && string(text) == "1\n" && d.document().Restarts == 1
-	})
-	within(t, "readable again", time.Since(died), time.Second)
-	after := d.document()
-	if after.Live.Packets < before.Live.Packets {
-		t.Errorf("live went from %d to %d", before.Live.Packets, after.Live.Packets)
-	}
-	if len(after.Gaps) != 1 || after.Gaps[0].Open {
-		t.Fatalf("gaps %+v", after.Gaps)
-	}
-	within(t, "gap", time.Duration(after.Gaps[0].Seconds*float64(time.Second)), 250*time.Millisecond)
-	must(t, <-moved)
-	sent := stop()
-	d.write("start", "0")
-	end := d.document()
-	if end.Published.Packets+end.Pending != end.Live.Packets {
-		t.Errorf("published %d + pending %d, live %d", end.Published.Packets, end.Pending, end.Live.Packets)
-	}
-	var udp uint64
-	for _, p := range end.Protocols {
-		if p.Name == "udp" {
-			udp = p.Live.Packets
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start")
+		peer := sandbox.Veth(t)
+		moved := transfer(t, 512<<20)
+		stop := flood(t, peer.Void4, 50_000)
+		await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 20_000 })
+		before := d.document()
+		must(t, unix.Kill(d.worker(), unix.SIGKILL))
+		died := time.Now()
+		await(t, "a new worker", 10*time.Second, func() bool {
+			text, err := os.ReadFile(filepath.Join(d.dir, "start"))
+			return err == nil && string(text) == "1\n" && d.document().Restarts == 1
+		})
+		within(t, "readable again", time.Since(died), time.Second)
+		after := d.document()
+		if after.Live.Packets < before.Live.Packets {
+			t.Errorf("live went from %d to %d", before.Live.Packets, after.Live.Packets)
 		}
-	}
-	if udp+end.Uncounted > sent {
-		t.Errorf("%d UDP packets sent, %d counted, %d uncounted", sent, udp, end.Uncounted)
-	}
-	t.Logf("%d UDP packets sent, %d of them before the rule was back or in the gap", sent, sent-udp-end.Uncounted)
+		if len(after.Gaps) != 1 || after.Gaps[0].Open {
+			t.Fatalf("gaps %+v", after.Gaps)
+		}
+		within(t, "gap", time.Duration(after.Gaps[0].Seconds*float64(time.Second)), 250*time.Millisecond)
+		must(t, <-moved)
+		sent := stop()
+		d.write("start", "0")
+		end := d.document()
+		if end.Published.Packets+end.Pending != end.Live.Packets {
+			t.Errorf("published %d + pending %d, live %d", end.Published.Packets, end.Pending, end.Live.Packets)
+		}
+		var udp uint64
+		for _, p := range end.Protocols {
+			if p.Name == "udp" {
+				udp = p.Live.Packets
+			}
+		}
+		if udp+end.Uncounted > sent {
+			t.Errorf("%d UDP packets sent, %d counted, %d uncounted", sent, udp, end.Uncounted)
+		}
+		t.Logf("%d UDP packets sent, %d of them before the rule was back or in the gap", sent, sent-udp-end.Uncounted)
+	})
 }
 
 // TestFaultSupervisorKilled: the worker goes with it, and the rule with that.
 func TestFaultSupervisorKilled(t *testing.T) {
-	for _, both := range []bool{false, true} {
-		t.Run(fmt.Sprintf("both %v", both), func(t *testing.T) {
-			dir := mountDir(t)
-			d := start(t, dir, "--start")
-			stop := echoes(t)
-			moved := transfer(t, 256<<20)
-			await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 1000 })
-			stopEchoes := stop() // a datagram in the queue is lost with it: only TCP mends that
-			worker := d.worker()
-			if both {
-				must(t, unix.Kill(worker, unix.SIGKILL))
-			}
-			must(t, d.cmd.Process.Kill())
-			took := await(t, "no rule", 10*time.Second, func() bool { return len(kstatTables(t)) == 0 })
-			within(t, "no rule", took, 100*time.Millisecond)
-			await(t, "no process", 10*time.Second, func() bool { return errors.Is(unix.Kill(worker, 0), unix.ESRCH) })
-			<-d.done
-			must(t, <-moved)
-			t.Logf("%d datagrams exchanged before", stopEchoes)
+	overEngines(t, func(t *testing.T, engine string) {
+		for _, both := range []bool{false, true} {
+			t.Run(fmt.Sprintf("both %v", both), func(t *testing.T) {
+				dir := mountDir(t)
+				d := start(t, dir, engine, "--start")
+				stop := echoes(t)
+				moved := transfer(t, 256<<20)
+				await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 1000 })
+				stopEchoes := stop() // a datagram in the queue is lost with it: only TCP mends that
+				worker := d.worker()
+				if both {
+					must(t, unix.Kill(worker, unix.SIGKILL))
+				}
+				must(t, d.cmd.Process.Kill())
+				took := await(t, "no rule", 10*time.Second, func() bool { return len(rules(t)) == 0 })
+				within(t, "no rule", took, 100*time.Millisecond)
+				await(t, "no process", 10*time.Second, func() bool { return errors.Is(unix.Kill(worker, 0), unix.ESRCH) })
+				<-d.done
+				must(t, <-moved)
+				t.Logf("%d datagrams exchanged before", stopEchoes)
 
-			next := start(t, dir, "--start")
-			must(t, traffic.Ping(lo, 2))
-			next.expect("pending", "4\n")
-			next.end(unix.SIGTERM)
-			nothingLeft(t, dir)
-		})
-	}
+				next := start(t, dir, engine, "--start")
+				must(t, traffic.Ping(lo, 2))
+				next.expect("pending", "4\n")
+				next.end(unix.SIGTERM)
+				nothingLeft(t, dir)
+			})
+		}
+	})
 }
 
 // TestFaultWorkerStopped: SIGSTOP. New connections get through after a second,
@@ -294,6 +300,26 @@ func TestFaultWorkerStopped(t *testing.T) {
 	}
 }
 
+// TestFaultWorkerStoppedInKernel: with the bpf engine SIGSTOP costs nobody
+// anything. Packets pass and are counted, and the worker is replaced.
+func TestFaultWorkerStoppedInKernel(t *testing.T) {
+	d := start(t, mountDir(t), engineFlag+"bpf", "--start")
+	worker := d.worker()
+	must(t, unix.Kill(worker, unix.SIGSTOP))
+	await(t, "every thread stopped", 10*time.Second, func() bool { return allStopped(worker) })
+	began := time.Now()
+	must(t, traffic.Ping(lo, 500))
+	within(t, "500 pings", time.Since(began), 100*time.Millisecond)
+	await(t, "a new worker", 20*time.Second, func() bool { return d.readable() && d.document().Restarts == 1 })
+	doc := d.document()
+	if doc.Live.Packets != 1000 || doc.Uncounted != 0 {
+		t.Errorf("counted %d, uncounted %d of 1000", doc.Live.Packets, doc.Uncounted)
+	}
+	if len(doc.Gaps) != 1 || doc.Gaps[0].Seconds > 1 {
+		t.Errorf("gaps %+v, want one that begins with the death", doc.Gaps)
+	}
+}
+
 // allStopped reports whether every thread of a process is in state T.
 func allStopped(pid int) bool {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
@@ -312,35 +338,37 @@ func allStopped(pid int) bool {
 // one that passes when the rule has just gone can overtake one that is still
 // being accepted.
 func TestFaultTerminatedUnderLoad(t *testing.T) {
-	for _, rate := range []int{20 << 20, 0} {
-		t.Run(fmt.Sprintf("%d bytes per second", rate), func(t *testing.T) {
-			var again, earlier, moved int
-			for range scale(20, 3) {
-				dir := mountDir(t)
-				d := start(t, dir, "--start")
-				peer, err := sandbox.NewPeer()
-				must(t, err)
-				stopFlood, stopEchoes := flood(t, peer.Void4, 50_000), echoes(t)
-				before := retransmissions(t)
-				size := int64(10 << 20)
-				if rate == 0 {
-					size = 256 << 20
+	overEngines(t, func(t *testing.T, engine string) {
+		for _, rate := range []int{20 << 20, 0} {
+			t.Run(fmt.Sprintf("%d bytes per second", rate), func(t *testing.T) {
+				var again, earlier, moved int
+				for range scale(20, 3) {
+					dir := mountDir(t)
+					d := start(t, dir, engine, "--start")
+					peer, err := sandbox.NewPeer()
+					must(t, err)
+					stopFlood, stopEchoes := flood(t, peer.Void4, 50_000), echoes(t)
+					before := retransmissions(t)
+					size := int64(10 << 20)
+					if rate == 0 {
+						size = 256 << 20
+					}
+					ended := transferAt(t, size, rate)
+					await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 5000 })
+					atEnd := retransmissions(t)
+					d.end(unix.SIGTERM)
+					must(t, <-ended)
+					stopFlood()
+					moved += int(stopEchoes())
+					earlier += atEnd - before
+					again += retransmissions(t) - atEnd
+					nothingLeft(t, dir)
+					must(t, peer.Close())
 				}
-				ended := transferAt(t, size, rate)
-				await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 5000 })
-				atEnd := retransmissions(t)
-				d.end(unix.SIGTERM)
-				must(t, <-ended)
-				stopFlood()
-				moved += int(stopEchoes())
-				earlier += atEnd - before
-				again += retransmissions(t) - atEnd
-				nothingLeft(t, dir)
-				must(t, peer.Close())
-			}
-			t.Logf("%d datagrams exchanged and none lost; TCP segments sent again: %d from SIGTERM on, %d before", moved, again, earlier)
-		})
-	}
+				t.Logf("%d datagrams exchanged and none lost; TCP segments sent again: %d from SIGTERM on, %d before", moved, again, earlier)
+			})
+		}
+	})
 }
 
 // retransmissions is this namespace's counter RetransSegs.
@@ -374,424 +402,448 @@ func retransmissions(t *testing.T) int {
 // load. There is one mount and one table each time, and the host loses
 // nothing.
 func TestFaultRestarts(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	dir := mountDir(t)
-	stop := echoes(t)
-	random := rand.New(rand.NewPCG(1, 2))
-	n := scale(100, 15)
-	for range n {
-		d := start(t, dir, "--start")
-		time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
-		mounts, err := os.ReadFile("/proc/self/mountinfo")
-		must(t, err)
-		if m, tables := strings.Count(string(mounts), dir), kstatTables(t); m != 1 || len(tables) != 1 {
-			t.Fatalf("%d mounts, tables %q", m, tables)
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		dir := mountDir(t)
+		stop := echoes(t)
+		random := rand.New(rand.NewPCG(1, 2))
+		n := scale(100, 15)
+		for range n {
+			d := start(t, dir, engine, "--start")
+			time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
+			mounts, err := os.ReadFile("/proc/self/mountinfo")
+			must(t, err)
+			if m, found := strings.Count(string(mounts), dir), rules(t); m != 1 || len(found) != 1 {
+				t.Fatalf("%d mounts, and at the hook: %q", m, found)
+			}
+			d.end(unix.SIGTERM)
 		}
-		d.end(unix.SIGTERM)
-	}
-	t.Logf("%d starts, %d datagrams exchanged meanwhile and none lost", n, stop())
-	nothingLeft(t, dir)
+		t.Logf("%d starts, %d datagrams exchanged meanwhile and none lost", n, stop())
+		nothingLeft(t, dir)
+	})
 }
 
 // TestFaultWorkerKilledAtRandom: whatever the worker was doing, the figures
 // stay whole and never go back.
 func TestFaultWorkerKilledAtRandom(t *testing.T) {
-	d := start(t, mountDir(t), "--start", "--counter", "3")
-	peer := sandbox.Veth(t)
-	stop := flood(t, peer.Void4, 50_000)
-	random := rand.New(rand.NewPCG(3, 4))
-	last := d.document()
-	n := scale(60, 8)
-	for i := range n {
-		time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
-		must(t, unix.Kill(d.worker(), unix.SIGKILL))
-		await(t, "a new worker", 20*time.Second, func() bool { return d.readable() && d.document().Restarts == uint64(i+1) })
-		now := d.document()
-		if now.Live.Packets < last.Live.Packets || now.Published.Packets+now.Pending != now.Live.Packets || now.Start != 1 {
-			t.Fatalf("after %d deaths: live %d (before: %d), published %d, pending %d, start %d",
-				i+1, now.Live.Packets, last.Live.Packets, now.Published.Packets, now.Pending, now.Start)
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start", "--counter", "3")
+		peer := sandbox.Veth(t)
+		stop := flood(t, peer.Void4, 50_000)
+		random := rand.New(rand.NewPCG(3, 4))
+		last := d.document()
+		n := scale(60, 8)
+		for i := range n {
+			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
+			must(t, unix.Kill(d.worker(), unix.SIGKILL))
+			await(t, "a new worker", 20*time.Second, func() bool { return d.readable() && d.document().Restarts == uint64(i+1) })
+			now := d.document()
+			if now.Live.Packets < last.Live.Packets || now.Published.Packets+now.Pending != now.Live.Packets || now.Start != 1 {
+				t.Fatalf("after %d deaths: live %d (before: %d), published %d, pending %d, start %d",
+					i+1, now.Live.Packets, last.Live.Packets, now.Published.Packets, now.Pending, now.Start)
+			}
+			if bytes := now.Live.Bytes; bytes != now.Live.Packets*38 {
+				t.Fatalf("after %d deaths: %d packets of 38 bytes are %d bytes", i+1, now.Live.Packets, bytes)
+			}
+			last = now
 		}
-		if bytes := now.Live.Bytes; bytes != now.Live.Packets*38 {
-			t.Fatalf("after %d deaths: %d packets of 38 bytes are %d bytes", i+1, now.Live.Packets, bytes)
-		}
-		last = now
-	}
-	stop()
-	t.Logf("%d deaths, %d packets counted", n, last.Live.Packets)
+		stop()
+		t.Logf("%d deaths, %d packets counted", n, last.Live.Packets)
+	})
 }
 
 // TestFaultMixedPackets: packets of many protocols, as fast as they go.
 func TestFaultMixedPackets(t *testing.T) {
-	d := start(t, mountDir(t), "--start", "--queues", "2")
-	peer := sandbox.Veth(t)
-	rounds, each := scale(1000, 20), 1000
-	var endless []byte // a chain of headers that leads nowhere
-	for _, c := range packets.IPv6Cases(peer.Own6, peer.Void6) {
-		if c.Protocol == packets.Unknown {
-			endless = c.Packet
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start", "--queues", "2")
+		peer := sandbox.Veth(t)
+		rounds, each := scale(1000, 20), 1000
+		var endless []byte // a chain of headers that leads nowhere
+		for _, c := range packets.IPv6Cases(peer.Own6, peer.Void6) {
+			if c.Protocol == packets.Unknown {
+				endless = c.Packet
+			}
 		}
-	}
-	want := make(map[string]uint64)
-	send := func(name string, n int, err error) {
-		must(t, err)
-		want[name] += uint64(n)
-	}
-	began := time.Now()
-	for range rounds {
-		for version, nobody := range map[string]netip.Addr{"ipv4": peer.Void4, "ipv6": peer.Void6} {
-			send("udp/"+version, 2*each, traffic.UDP(netip.AddrPortFrom(nobody, 9), 2*each, 10))
-			send("tcp/"+version, each, traffic.Raw(nobody, unix.IPPROTO_TCP, make([]byte, 20), each))
-			send("sctp/"+version, each, traffic.Raw(nobody, unix.IPPROTO_SCTP, make([]byte, 12), each))
-			send("253/"+version, each/2, traffic.Raw(nobody, 253, make([]byte, 4), each/2))
+		want := make(map[string]uint64)
+		send := func(name string, n int, err error) {
+			must(t, err)
+			want[name] += uint64(n)
 		}
-		send("icmp/ipv4", each, traffic.Raw(peer.Void4, unix.IPPROTO_ICMP, make([]byte, 8), each)) // echo replies
-		for range each / 100 {
-			send("other/ipv6", 1, traffic.RawIPv6Packet(peer.Void6, endless))
+		began := time.Now()
+		for range rounds {
+			for version, nobody := range map[string]netip.Addr{"ipv4": peer.Void4, "ipv6": peer.Void6} {
+				send("udp/"+version, 2*each, traffic.UDP(netip.AddrPortFrom(nobody, 9), 2*each, 10))
+				send("tcp/"+version, each, traffic.Raw(nobody, unix.IPPROTO_TCP, make([]byte, 20), each))
+				send("sctp/"+version, each, traffic.Raw(nobody, unix.IPPROTO_SCTP, make([]byte, 12), each))
+				send("253/"+version, each/2, traffic.Raw(nobody, 253, make([]byte, 4), each/2))
+			}
+			send("icmp/ipv4", each, traffic.Raw(peer.Void4, unix.IPPROTO_ICMP, make([]byte, 8), each)) // echo replies
+			for range each / 100 {
+				send("other/ipv6", 1, traffic.RawIPv6Packet(peer.Void6, endless))
+			}
 		}
-	}
-	took := time.Since(began)
-	d.write("start", "0")
-	doc := d.document()
-	var sum, missing uint64
-	for _, p := range doc.Protocols {
-		name := p.Name + "/" + p.Family
-		sum += want[name]
-		if p.Live.Packets > want[name] {
-			t.Errorf("%s: counted %d of %d", name, p.Live.Packets, want[name])
+		took := time.Since(began)
+		d.write("start", "0")
+		doc := d.document()
+		var sum, missing uint64
+		for _, p := range doc.Protocols {
+			name := p.Name + "/" + p.Family
+			sum += want[name]
+			if p.Live.Packets > want[name] {
+				t.Errorf("%s: counted %d of %d", name, p.Live.Packets, want[name])
+			}
+			missing += want[name] - p.Live.Packets
+			delete(want, name)
 		}
-		missing += want[name] - p.Live.Packets
-		delete(want, name)
-	}
-	if len(want) > 0 || missing != doc.Uncounted {
-		t.Errorf("%d packets are missing, uncounted says %d; protocols without any: %v", missing, doc.Uncounted, want)
-	}
-	t.Logf("%d packets in %v, %d of them uncounted", sum, took.Round(time.Millisecond), doc.Uncounted)
+		if len(want) > 0 || missing != doc.Uncounted {
+			t.Errorf("%d packets are missing, uncounted says %d; protocols without any: %v", missing, doc.Uncounted, want)
+		}
+		t.Logf("%d packets in %v, %d of them uncounted", sum, took.Round(time.Millisecond), doc.Uncounted)
+	})
 }
 
 // TestFaultDevicesComeAndGo: devices that appear, go down and vanish under
 // traffic cost nothing and leave nothing.
 func TestFaultDevicesComeAndGo(t *testing.T) {
-	d := start(t, mountDir(t), "--start")
-	worker := fmt.Sprintf("/proc/%d/fd", d.worker())
-	open := func() int {
-		entries, err := os.ReadDir(worker)
-		must(t, err)
-		return len(entries)
-	}
-	d.document() // go-fuse opens some at the first request
-	before := open()
-	var sent uint64
-	n := scale(1000, 30)
-	for range n {
-		peer, err := sandbox.NewPeer()
-		must(t, err)
-		must(t, traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), 5, 10))
-		sent += 5
-		must(t, peer.Close()) // with packets perhaps in the queue
-	}
-	d.write("start", "0")
-	doc := d.document()
-	if doc.Live.Packets+doc.Uncounted != sent || doc.Restarts != 0 {
-		t.Errorf("%d packets sent, %d counted, %d uncounted, %d restarts; the log:\n%s", sent, doc.Live.Packets, doc.Uncounted, doc.Restarts, d.log.String())
-	}
-	if after := open(); after > before {
-		t.Errorf("%d descriptors, before it were %d", after, before)
-	}
-	t.Logf("%d devices came and went, %d packets", n, sent)
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start")
+		worker := fmt.Sprintf("/proc/%d/fd", d.worker())
+		open := func() int {
+			entries, err := os.ReadDir(worker)
+			must(t, err)
+			return len(entries)
+		}
+		d.document() // go-fuse opens some at the first request
+		before := open()
+		var sent uint64
+		n := scale(1000, 30)
+		for range n {
+			peer, err := sandbox.NewPeer()
+			must(t, err)
+			must(t, traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), 5, 10))
+			sent += 5
+			must(t, peer.Close()) // with packets perhaps in the queue
+		}
+		d.write("start", "0")
+		doc := d.document()
+		if doc.Live.Packets+doc.Uncounted != sent || doc.Restarts != 0 {
+			t.Errorf("%d packets sent, %d counted, %d uncounted, %d restarts; the log:\n%s", sent, doc.Live.Packets, doc.Uncounted, doc.Restarts, d.log.String())
+		}
+		if after := open(); after > before {
+			t.Errorf("%d descriptors, before it were %d", after, before)
+		}
+		t.Logf("%d devices came and went, %d packets", n, sent)
+	})
 }
 
 // TestFaultReaders: somebody who holds a file for ever, one who reads byte by
 // byte, and thousands of opens a second do not change what is counted.
 func TestFaultReaders(t *testing.T) {
-	d := start(t, mountDir(t), "--start", "--counter", "1")
-	held, err := os.Open(filepath.Join(d.dir, "stats.json"))
-	must(t, err)
-	defer held.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	var sent uint64
-	opens := make(chan int, 2)
-	for range 2 {
-		go func() {
-			n := 0
-			for ; ctx.Err() == nil; n++ {
-				f, err := os.Open(filepath.Join(d.dir, "nout"))
-				if err != nil {
-					t.Error(err)
-					break
-				}
-				for one := make([]byte, 1); ; {
-					if k, _ := f.Read(one); k == 0 {
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start", "--counter", "1")
+		held, err := os.Open(filepath.Join(d.dir, "stats.json"))
+		must(t, err)
+		defer held.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		var sent uint64
+		opens := make(chan int, 2)
+		for range 2 {
+			go func() {
+				n := 0
+				for ; ctx.Err() == nil; n++ {
+					f, err := os.Open(filepath.Join(d.dir, "nout"))
+					if err != nil {
+						t.Error(err)
 						break
 					}
+					for one := make([]byte, 1); ; {
+						if k, _ := f.Read(one); k == 0 {
+							break
+						}
+					}
+					f.Close()
 				}
-				f.Close()
-			}
-			opens <- n
-		}()
-	}
-	peer := sandbox.Veth(t)
-	rate := func() float64 {
-		began, stop := time.Now(), flood(t, peer.Void4, 50_000)
-		time.Sleep(time.Duration(scale(5000, 1000)) * time.Millisecond)
-		n := stop()
-		sent += n
-		return float64(n) / time.Since(began).Seconds()
-	}
-	with := rate()
-	cancel()
-	total := <-opens + <-opens
-	without := rate()
-	d.write("start", "0")
-	doc := d.document()
-	if doc.Live.Packets+doc.Uncounted != sent {
-		t.Errorf("counted %d, uncounted %d of %d", doc.Live.Packets, doc.Uncounted, sent)
-	}
-	t.Logf("%.0f packets/s beside %d opens and byte-wise reads, %.0f without: ratio %.2f (promised: 0.95); %d uncounted",
-		with, total, without, with/without, doc.Uncounted)
+				opens <- n
+			}()
+		}
+		peer := sandbox.Veth(t)
+		rate := func() float64 {
+			began, stop := time.Now(), flood(t, peer.Void4, 50_000)
+			time.Sleep(time.Duration(scale(5000, 1000)) * time.Millisecond)
+			n := stop()
+			sent += n
+			return float64(n) / time.Since(began).Seconds()
+		}
+		with := rate()
+		cancel()
+		total := <-opens + <-opens
+		without := rate()
+		d.write("start", "0")
+		doc := d.document()
+		if doc.Live.Packets+doc.Uncounted != sent {
+			t.Errorf("counted %d, uncounted %d of %d", doc.Live.Packets, doc.Uncounted, sent)
+		}
+		t.Logf("%.0f packets/s beside %d opens and byte-wise reads, %.0f without: ratio %.2f (promised: 0.95); %d uncounted",
+			with, total, without, with/without, doc.Uncounted)
+	})
 }
 
 // TestFaultTerminalAndLog: a terminal that is closed ends the daemon well, and
 // a log that nobody reads any more does not end it at all.
 func TestFaultTerminalAndLog(t *testing.T) {
-	dir := mountDir(t)
-	d := start(t, dir, "--start")
-	d.end(unix.SIGHUP)
-	nothingLeft(t, dir)
+	overEngines(t, func(t *testing.T, engine string) {
+		dir := mountDir(t)
+		d := start(t, dir, engine, "--start")
+		d.end(unix.SIGHUP)
+		nothingLeft(t, dir)
 
-	sandbox.Need(t, sandbox.Namespaces)
-	r, w, err := os.Pipe()
-	must(t, err)
-	cmd := command("--mount", dir, "--start")
-	cmd.Stderr = w
-	must(t, cmd.Start(), w.Close())
-	_, err = r.Read(make([]byte, 100)) // the line "ready"
-	must(t, err, r.Close())
-	for _, text := range []string{"0", "1", "0"} { // each of which is logged
-		must(t, os.WriteFile(filepath.Join(dir, "start"), []byte(text), 0))
-	}
-	must(t, cmd.Process.Signal(unix.SIGTSTP)) // Ctrl-Z does nothing
-	must(t, cmd.Process.Signal(unix.SIGTERM), cmd.Wait())
-	nothingLeft(t, dir)
+		sandbox.Need(t, sandbox.Namespaces)
+		r, w, err := os.Pipe()
+		must(t, err)
+		cmd := command(engine, "--mount", dir, "--start")
+		cmd.Stderr = w
+		must(t, cmd.Start(), w.Close())
+		_, err = r.Read(make([]byte, 100)) // the line "ready"
+		must(t, err, r.Close())
+		for _, text := range []string{"0", "1", "0"} { // each of which is logged
+			must(t, os.WriteFile(filepath.Join(dir, "start"), []byte(text), 0))
+		}
+		must(t, cmd.Process.Signal(unix.SIGTSTP)) // Ctrl-Z does nothing
+		must(t, cmd.Process.Signal(unix.SIGTERM), cmd.Wait())
+		nothingLeft(t, dir)
+	})
 }
 
 // TestFaultLogStuck: a log that is neither read nor closed holds up nothing.
 func TestFaultLogStuck(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	dir := mountDir(t)
-	r, w, err := os.Pipe()
-	must(t, err)
-	defer r.Close()
-	_, err = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
-	must(t, err)
-	cmd := command("--mount", dir)
-	cmd.Stderr = w
-	must(t, cmd.Start(), w.Close())
-	await(t, "the tree", 10*time.Second, func() bool {
-		_, err := os.ReadFile(filepath.Join(dir, "nout"))
-		return err == nil
-	})
-	for range 100 {
-		for _, text := range []string{"1", "0"} { // a line each
-			must(t, os.WriteFile(filepath.Join(dir, "start"), []byte(text), 0))
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		dir := mountDir(t)
+		r, w, err := os.Pipe()
+		must(t, err)
+		defer r.Close()
+		_, err = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+		must(t, err)
+		cmd := command(engine, "--mount", dir)
+		cmd.Stderr = w
+		must(t, cmd.Start(), w.Close())
+		await(t, "the tree", 10*time.Second, func() bool {
+			_, err := os.ReadFile(filepath.Join(dir, "nout"))
+			return err == nil
+		})
+		for range 100 {
+			for _, text := range []string{"1", "0"} { // a line each
+				must(t, os.WriteFile(filepath.Join(dir, "start"), []byte(text), 0))
+			}
 		}
-	}
-	began := time.Now()
-	must(t, cmd.Process.Signal(unix.SIGTERM), cmd.Wait())
-	within(t, "the end", time.Since(began), 3*time.Second)
-	nothingLeft(t, dir)
+		began := time.Now()
+		must(t, cmd.Process.Signal(unix.SIGTERM), cmd.Wait())
+		within(t, "the end", time.Since(began), 3*time.Second)
+		nothingLeft(t, dir)
+	})
 }
 
 // TestFaultEarlySignals: SIGTERM at any moment of start-up is a clean end.
 func TestFaultEarlySignals(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	dir := mountDir(t)
-	n := scale(200, 25)
-	for i := range n {
-		cmd := command("--mount", dir, "--start")
-		var log strings.Builder
-		cmd.Stderr = &log
-		must(t, cmd.Start())
-		time.Sleep(5*time.Millisecond + time.Duration(i%25)*2*time.Millisecond)
-		must(t, cmd.Process.Signal(unix.SIGTERM))
-		if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != -1 { // -1: before main has begun
-			t.Errorf("after %d: %v: %s", i, err, log.String())
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		dir := mountDir(t)
+		n := scale(200, 25)
+		for i := range n {
+			cmd := command(engine, "--mount", dir, "--start")
+			var log strings.Builder
+			cmd.Stderr = &log
+			must(t, cmd.Start())
+			time.Sleep(5*time.Millisecond + time.Duration(i%25)*2*time.Millisecond)
+			must(t, cmd.Process.Signal(unix.SIGTERM))
+			if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != -1 { // -1: before main has begun
+				t.Errorf("after %d: %v: %s", i, err, log.String())
+			}
+			nothingLeft(t, dir)
 		}
-		nothingLeft(t, dir)
-	}
+	})
 }
 
 // TestFaultMountedOver: what somebody mounts over the tree is not covered by a
 // new worker's tree, and not taken away.
 func TestFaultMountedOver(t *testing.T) {
-	d := start(t, mountDir(t), "--start")
-	must(t, unix.Mount("tmpfs", d.dir, "tmpfs", 0, ""))
-	defer func() {
-		_ = unix.Unmount(d.dir, 0)
-		_ = unix.Unmount(d.dir, unix.MNT_DETACH)
-	}()
-	must(t, unix.Kill(d.worker(), unix.SIGKILL))
-	if err := <-d.done; err == nil || d.cmd.ProcessState.ExitCode() != exitFailure {
-		t.Errorf("the daemon's end: %v", err)
-	}
-	if !strings.Contains(d.log.String(), "tmpfs file system is mounted there") {
-		t.Errorf("the log: %s", d.log.String())
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
-	if n := strings.Count(string(mounts), d.dir); n != 2 {
-		t.Errorf("%d mounts, want the dead tree and the stranger's on it", n)
-	}
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start")
+		must(t, unix.Mount("tmpfs", d.dir, "tmpfs", 0, ""))
+		defer func() {
+			_ = unix.Unmount(d.dir, 0)
+			_ = unix.Unmount(d.dir, unix.MNT_DETACH)
+		}()
+		must(t, unix.Kill(d.worker(), unix.SIGKILL))
+		if err := <-d.done; err == nil || d.cmd.ProcessState.ExitCode() != exitFailure {
+			t.Errorf("the daemon's end: %v", err)
+		}
+		if !strings.Contains(d.log.String(), "tmpfs file system is mounted there") {
+			t.Errorf("the log: %s", d.log.String())
+		}
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		if n := strings.Count(string(mounts), d.dir); n != 2 {
+			t.Errorf("%d mounts, want the dead tree and the stranger's on it", n)
+		}
+	})
 }
 
 // TestFaultFirstWorkerDies: there is a line that says so.
 func TestFaultFirstWorkerDies(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	dir := mountDir(t)
-	for range scale(20, 5) {
-		d := &running{t: t, dir: dir, cmd: command("--mount", dir)}
-		d.cmd.Stderr = &d.log
-		must(t, d.cmd.Start())
-		children := fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid)
-		await(t, "a worker", 10*time.Second, func() bool {
-			paths, _ := filepath.Glob(children)
-			for _, path := range paths {
-				text, _ := os.ReadFile(path)
-				if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-					return unix.Kill(pid, unix.SIGKILL) == nil
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		dir := mountDir(t)
+		for range scale(20, 5) {
+			d := &running{t: t, dir: dir, cmd: command(engine, "--mount", dir)}
+			d.cmd.Stderr = &d.log
+			must(t, d.cmd.Start())
+			children := fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid)
+			await(t, "a worker", 10*time.Second, func() bool {
+				paths, _ := filepath.Glob(children)
+				for _, path := range paths {
+					text, _ := os.ReadFile(path)
+					if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+						return unix.Kill(pid, unix.SIGKILL) == nil
+					}
 				}
+				return false
+			})
+			// Killed in time, the daemon ends with a line; else it goes on.
+			ended := make(chan error, 1)
+			go func() { ended <- d.cmd.Wait() }()
+			select {
+			case err := <-ended:
+				if err == nil || !strings.Contains(d.log.String(), "before it was ready") {
+					t.Errorf("%v: %q", err, d.log.String())
+				}
+			case <-time.After(300 * time.Millisecond):
+				must(t, d.cmd.Process.Signal(unix.SIGTERM), <-ended)
 			}
-			return false
-		})
-		// Killed in time, the daemon ends with a line; else it goes on.
-		ended := make(chan error, 1)
-		go func() { ended <- d.cmd.Wait() }()
-		select {
-		case err := <-ended:
-			if err == nil || !strings.Contains(d.log.String(), "before it was ready") {
-				t.Errorf("%v: %q", err, d.log.String())
-			}
-		case <-time.After(300 * time.Millisecond):
-			must(t, d.cmd.Process.Signal(unix.SIGTERM), <-ended)
+			nothingLeft(t, dir)
 		}
-		nothingLeft(t, dir)
-	}
+	})
 }
 
 // TestFaultStartUp makes the system calls of start-up fail, one after the
 // other, by strace: each time there is a line that says so and a clean end, or
 // the daemon comes up all the same. Nothing is left.
 func TestFaultStartUp(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatal("needs strace:", err)
-		}
-		t.Skip("needs strace: apt-get install strace")
-	}
-	// Each with about how often it is made. strace counts per thread. Not among
-	// them: pipe2, whose failure makes go-fuse panic in an init function, before
-	// main; and umount2, which start-up does not make, and without which the
-	// mount must stay.
-	calls := map[string]int{
-		"socket": 8, "bind": 8, "mount": 1, "memfd_create": 1, "ftruncate": 1, "flock": 1, "mkdirat": 1, "prctl": 43,
-		"capget": 1, "connect": 1, "recvmsg": 4, "sendmsg": 6, "sendto": 4, "recvmmsg": 3,
-		"setsockopt": 6, "getsockname": 4,
-	}
-	if !fullLength() {
-		calls = map[string]int{"socket": 3, "mount": 1, "memfd_create": 1, "prctl": 1, "bind": 2, "flock": 1}
-	}
-	ran, refused := 0, 0
-	for call, times := range calls {
-		for _, errno := range []string{"EPERM", "ENOMEM", "EMFILE", "EINTR", "ENOBUFS"} {
-			if !fullLength() && errno != "EPERM" && errno != "ENOMEM" {
-				continue
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		strace, err := exec.LookPath("strace")
+		if err != nil {
+			if os.Getenv("KSTAT_REQUIRE") == "1" {
+				t.Fatal("needs strace:", err)
 			}
-			for when := 1; when <= times; when += 1 + times/4 {
-				name := fmt.Sprintf("%s %d fails with %s", call, when, errno)
-				dir := mountDir(t)
-				cmd := command("--mount", dir, "--start")
-				cmd.Path, cmd.Args = strace, append([]string{"strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call,
-					"-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, when)}, append([]string{"/proc/self/exe"}, cmd.Args[1:]...)...)
-				exe, err := os.Readlink("/proc/self/exe")
-				must(t, err)
-				cmd.Args[len(cmd.Args)-4] = exe
-				var log strings.Builder
-				cmd.Stderr = &log
-				must(t, cmd.Start())
-				ended := make(chan error, 1)
-				go func() { ended <- cmd.Wait() }()
-				up := false
-				for end := time.Now().Add(20 * time.Second); !up; {
-					if text, err := os.ReadFile(filepath.Join(dir, "start")); err == nil && string(text) == "1\n" {
-						up = true
-						must(t, cmd.Process.Signal(unix.SIGTERM))
-						break
-					}
-					if len(ended) > 0 {
-						break
-					}
-					if time.Now().After(end) {
-						must(t, cmd.Process.Kill())
-						t.Errorf("%s: neither up nor ended; its log:\n%s", name, log.String())
-						break
-					}
-					time.Sleep(5 * time.Millisecond)
+			t.Skip("needs strace: apt-get install strace")
+		}
+		// Each with about how often it is made. strace counts per thread. Not among
+		// them: pipe2, whose failure makes go-fuse panic in an init function, before
+		// main; and umount2, which start-up does not make, and without which the
+		// mount must stay.
+		calls := map[string]int{
+			"socket": 8, "bind": 8, "mount": 1, "memfd_create": 1, "ftruncate": 1, "flock": 1, "mkdirat": 1, "prctl": 43,
+			"capget": 1, "connect": 1, "recvmsg": 4, "sendmsg": 6, "sendto": 4, "recvmmsg": 3,
+			"setsockopt": 6, "getsockname": 4, "bpf": 30,
+		}
+		if !fullLength() {
+			calls = map[string]int{"socket": 3, "mount": 1, "memfd_create": 1, "prctl": 1, "bind": 2, "flock": 1, "bpf": 8}
+		}
+		ran, refused := 0, 0
+		for call, times := range calls {
+			for _, errno := range []string{"EPERM", "ENOMEM", "EMFILE", "EINTR", "ENOBUFS"} {
+				if !fullLength() && errno != "EPERM" && errno != "ENOMEM" {
+					continue
 				}
-				<-ended
-				ran++
-				if !up {
-					refused++
-					if log.Len() == 0 || strings.Contains(log.String(), "goroutine") {
-						t.Errorf("%s: no clear line: %s", name, log.String())
+				for when := 1; when <= times; when += 1 + times/4 {
+					name := fmt.Sprintf("%s %d fails with %s", call, when, errno)
+					dir := mountDir(t)
+					cmd := command(engine, "--mount", dir, "--start")
+					cmd.Path, cmd.Args = strace, append([]string{"strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call,
+						"-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, when)}, append([]string{"/proc/self/exe"}, cmd.Args[1:]...)...)
+					exe, err := os.Readlink("/proc/self/exe")
+					must(t, err)
+					cmd.Args[len(cmd.Args)-4] = exe
+					var log strings.Builder
+					cmd.Stderr = &log
+					must(t, cmd.Start())
+					ended := make(chan error, 1)
+					go func() { ended <- cmd.Wait() }()
+					up := false
+					for end := time.Now().Add(20 * time.Second); !up; {
+						if text, err := os.ReadFile(filepath.Join(dir, "start")); err == nil && string(text) == "1\n" {
+							up = true
+							must(t, cmd.Process.Signal(unix.SIGTERM))
+							break
+						}
+						if len(ended) > 0 {
+							break
+						}
+						if time.Now().After(end) {
+							must(t, cmd.Process.Kill())
+							t.Errorf("%s: neither up nor ended; its log:\n%s", name, log.String())
+							break
+						}
+						time.Sleep(5 * time.Millisecond)
 					}
+					<-ended
+					ran++
+					if !up {
+						refused++
+						if log.Len() == 0 || strings.Contains(log.String(), "goroutine") {
+							t.Errorf("%s: no clear line: %s", name, log.String())
+						}
+					}
+					await(t, name+": nothing left", 10*time.Second, func() bool {
+						_, err := os.Lstat(dir)
+						return len(rules(t)) == 0 && errors.Is(err, os.ErrNotExist)
+					})
 				}
-				await(t, name+": nothing left", 10*time.Second, func() bool {
-					_, err := os.Lstat(dir)
-					return len(kstatTables(t)) == 0 && errors.Is(err, os.ErrNotExist)
-				})
 			}
 		}
-	}
-	t.Logf("%d starts with a failing system call, %d of them refused, all clean", ran, refused)
+		t.Logf("%d starts with a failing system call, %d of them refused, all clean", ran, refused)
+	})
 }
 
 // TestFaultForeignTools: what people do to a host's rules does not end
 // counting.
 func TestFaultForeignTools(t *testing.T) {
-	d := start(t, mountDir(t), "--start", "--counter", "1")
-	counted := uint64(0)
-	for _, tool := range [][]string{
-		{"nft", "flush", "ruleset"},
-		{"iptables", "-F"},
-		{"iptables-nft", "-t", "mangle", "-F"},
-		{"iptables-legacy", "-t", "mangle", "-F"},
-		{"iptables-restore"},
-		{"iptables-legacy-restore"},
-		{"nft", "-f", "-"},
-	} {
-		path, err := exec.LookPath(tool[0])
-		if err != nil {
-			if os.Getenv("KSTAT_REQUIRE") == "1" {
-				t.Fatal("needs nftables and iptables:", err)
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start", "--counter", "1")
+		counted := uint64(0)
+		for _, tool := range [][]string{
+			{"nft", "flush", "ruleset"},
+			{"iptables", "-F"},
+			{"iptables-nft", "-t", "mangle", "-F"},
+			{"iptables-legacy", "-t", "mangle", "-F"},
+			{"iptables-restore"},
+			{"iptables-legacy-restore"},
+			{"nft", "-f", "-"},
+		} {
+			path, err := exec.LookPath(tool[0])
+			if err != nil {
+				if os.Getenv("KSTAT_REQUIRE") == "1" {
+					t.Fatal("needs nftables and iptables:", err)
+				}
+				t.Logf("not tried, it is not installed: %s", tool[0])
+				continue
 			}
-			t.Logf("not tried, it is not installed: %s", tool[0])
-			continue
+			cmd := sandbox.Command(path, tool[1:]...)
+			rules := "*mangle\n:PREROUTING ACCEPT\n:POSTROUTING ACCEPT\n-A POSTROUTING -p udp -j ACCEPT\nCOMMIT\n"
+			if tool[0] == "nft" {
+				rules = "flush ruleset\ntable inet other {\n chain c {\n  type filter hook output priority 0;\n }\n}\n"
+			}
+			cmd.Stdin = strings.NewReader(rules)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v: %v: %s", tool, err, out)
+			}
+			must(t, traffic.Ping(lo, 5))
+			counted += 10
+			if doc := d.document(); doc.Live.Packets != counted || doc.Uncounted != 0 || doc.Repairs != 0 || doc.Start != 1 {
+				t.Errorf("after %v: counted %d of %d, uncounted %d, repairs %d, start %d", tool, doc.Live.Packets, counted, doc.Uncounted, doc.Repairs, doc.Start)
+			}
 		}
-		cmd := sandbox.Command(path, tool[1:]...)
-		rules := "*mangle\n:PREROUTING ACCEPT\n:POSTROUTING ACCEPT\n-A POSTROUTING -p udp -j ACCEPT\nCOMMIT\n"
-		if tool[0] == "nft" {
-			rules = "flush ruleset\ntable inet other {\n chain c {\n  type filter hook output priority 0;\n }\n}\n"
-		}
-		cmd.Stdin = strings.NewReader(rules)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v: %v: %s", tool, err, out)
-		}
-		must(t, traffic.Ping(lo, 5))
-		counted += 10
-		if doc := d.document(); doc.Live.Packets != counted || doc.Uncounted != 0 || doc.Repairs != 0 || doc.Start != 1 {
-			t.Errorf("after %v: counted %d of %d, uncounted %d, repairs %d, start %d", tool, doc.Live.Packets, counted, doc.Uncounted, doc.Repairs, doc.Start)
-		}
-	}
-	must(t, sandbox.FlushRuleset())
+		must(t, sandbox.FlushRuleset())
+	})
 }

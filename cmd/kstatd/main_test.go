@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -74,11 +75,31 @@ type running struct {
 	done chan error
 }
 
+// overEngines runs a test with every engine, named by a flag.
+func overEngines(t *testing.T, test func(t *testing.T, engine string)) {
+	for kind := range hook.KindAuto {
+		t.Run(kind.String(), func(t *testing.T) { test(t, engineFlag+kind.String()) })
+	}
+}
+
+const engineFlag = "--engine="
+
+// need skips what cannot be run with some flags here.
+func need(t *testing.T, flags ...string) {
+	t.Helper()
+	sandbox.Need(t, sandbox.Namespaces, sandbox.FUSE)
+	if slices.Contains(flags, engineFlag+"bpf") {
+		sandbox.Need(t, sandbox.BPF)
+	} else {
+		sandbox.Need(t, sandbox.NFQueue, sandbox.NFTables)
+	}
+}
+
 // start starts a kstatd on dir and waits until it says that it is ready, as a
 // service manager would.
 func start(t *testing.T, dir string, args ...string) *running {
 	t.Helper()
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.NFTables, sandbox.FUSE)
+	need(t, args...)
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@kstat-test-" + strconv.Itoa(os.Getpid())})
 	must(t, err)
 	defer notify.Close()
@@ -141,8 +162,8 @@ func (d *running) document() (doc fs.Document) {
 // or its directory.
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
-	if tables := kstatTables(t); len(tables) > 0 {
-		t.Error("tables left:", tables)
+	if left := rules(t); len(left) > 0 {
+		t.Error("left:", left)
 	}
 	if queues, err := os.ReadFile("/proc/self/net/netfilter/nfnetlink_queue"); err == nil && len(queues) > 0 {
 		t.Errorf("queues left: %s", queues)
@@ -157,11 +178,24 @@ func nothingLeft(t *testing.T, dir string) {
 	}
 }
 
-func kstatTables(t *testing.T) []string {
+// rules are what kstatds have at the hook now: tables, else hook functions of
+// the priorities that they take. To look for those would make the kernel drop
+// what is queued.
+func rules(t *testing.T) []string {
 	t.Helper()
-	names, err := sandbox.Tables("kstat")
+	found, err := sandbox.Tables("kstat")
 	must(t, err)
-	return names
+	if len(found) > 0 || sandbox.Missing(sandbox.BPF) != nil {
+		return found
+	}
+	for priority := int32(99); priority > 95; priority-- {
+		hooked, err := sandbox.Hooked(priority)
+		must(t, err)
+		if hooked {
+			found = append(found, fmt.Sprintf("a hook function of priority %d", priority))
+		}
+	}
+	return found
 }
 
 func mountDir(t *testing.T) string { return filepath.Join(t.TempDir(), "kstat") }
@@ -170,97 +204,105 @@ var lo = netip.MustParseAddr("127.0.0.1")
 
 // TestReadme is what the README shows, from start to end.
 func TestReadme(t *testing.T) {
-	dir := mountDir(t)
-	d := start(t, dir)
-	d.expect("nout", "0\n")
-	d.expect("start", "0\n")
-	closed, err := traffic.ClosedPort(lo)
-	must(t, err)
-	must(t, traffic.TCPConnect(closed, 5))
-	d.expect("pending", "0\n") // not started
-	d.write("start", "1\n")
-	d.expect("start", "1\n")
-	must(t, traffic.TCPConnect(closed, 1), traffic.Ping(lo, 2))
-	d.expect("nout", "0\n")
-	d.expect("pending", "6\n")
-	d.write("counter", "1\n")
-	d.expect("nout", "2\n")
-	d.expect("protocols", `#name            number family      packets           bytes
+	overEngines(t, func(t *testing.T, engine string) {
+		dir := mountDir(t)
+		d := start(t, dir, engine)
+		d.expect("nout", "0\n")
+		d.expect("start", "0\n")
+		closed, err := traffic.ClosedPort(lo)
+		must(t, err)
+		must(t, traffic.TCPConnect(closed, 5))
+		d.expect("pending", "0\n") // not started
+		d.write("start", "1\n")
+		d.expect("start", "1\n")
+		must(t, traffic.TCPConnect(closed, 1), traffic.Ping(lo, 2))
+		d.expect("nout", "0\n")
+		d.expect("pending", "6\n")
+		d.write("counter", "1\n")
+		d.expect("nout", "2\n")
+		d.expect("protocols", `#name            number family      packets           bytes
 icmp                  1 ipv4              4             112
 tcp                   6 ipv4              2             100
 `)
-	must(t, traffic.TCPConnect(closed, 3))
-	d.expect("nout", "8\n")
-	d.write("start", "0")
-	must(t, traffic.TCPConnect(closed, 3))
-	d.expect("nout", "8\n")
-	d.expect("uncounted", "0\n")
-	d.end(unix.SIGTERM)
-	nothingLeft(t, dir)
-	for _, part := range []string{"level=INFO msg=ready", "counting started", "counting stopped", `msg="counting ended" counted=12`} {
-		if !strings.Contains(d.log.String(), part) {
-			t.Errorf("the log lacks %q:\n%s", part, d.log.String())
+		must(t, traffic.TCPConnect(closed, 3))
+		d.expect("nout", "8\n")
+		d.write("start", "0")
+		must(t, traffic.TCPConnect(closed, 3))
+		d.expect("nout", "8\n")
+		d.expect("uncounted", "0\n")
+		d.end(unix.SIGTERM)
+		nothingLeft(t, dir)
+		for _, part := range []string{"level=INFO msg=ready", "counting started", "counting stopped", `msg="counting ended" counted=12`} {
+			if !strings.Contains(d.log.String(), part) {
+				t.Errorf("the log lacks %q:\n%s", part, d.log.String())
+			}
 		}
-	}
+	})
 }
 
 // TestEndsWhileCounting: either signal ends a daemon that counts, and leaves
 // nothing.
 func TestEndsWhileCounting(t *testing.T) {
-	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
-		dir := mountDir(t)
-		d := start(t, dir, "--start", "--counter", "3", "--queue", "7", "--queues", "2")
-		d.expect("start", "1\n")
-		d.expect("counter", "3\n")
-		must(t, traffic.Ping(lo, 2))
-		if pending := d.read("pending"); pending != "1\n" {
-			t.Errorf("pending %q, want 1", pending)
+	overEngines(t, func(t *testing.T, engine string) {
+		for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+			dir := mountDir(t)
+			d := start(t, dir, engine, "--start", "--counter", "3", "--queue", "7", "--queues", "2")
+			d.expect("start", "1\n")
+			d.expect("counter", "3\n")
+			must(t, traffic.Ping(lo, 2))
+			if pending := d.read("pending"); pending != "1\n" {
+				t.Errorf("pending %q, want 1", pending)
+			}
+			d.end(signal)
+			nothingLeft(t, dir)
 		}
-		d.end(signal)
-		nothingLeft(t, dir)
-	}
+	})
 }
 
 // TestKilledInTheMiddleOfATransfer: the transfer goes on, the table goes with
 // the process, and the next daemon starts on what is left.
 func TestKilledInTheMiddleOfATransfer(t *testing.T) {
-	dir := mountDir(t)
-	d := start(t, dir, "--start")
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close()
-	transfer := make(chan error, 1)
-	go func() { transfer <- traffic.Stream(listener, 256<<20) }()
-	for d.document().Live.Bytes < 16<<20 { // it is well under way
-		select {
-		case err := <-transfer:
-			t.Fatal("the transfer ended early:", err)
-		default:
+	overEngines(t, func(t *testing.T, engine string) {
+		dir := mountDir(t)
+		d := start(t, dir, engine, "--start")
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer listener.Close()
+		transfer := make(chan error, 1)
+		go func() { transfer <- traffic.Stream(listener, 256<<20) }()
+		for d.document().Live.Bytes < 16<<20 { // it is well under way
+			select {
+			case err := <-transfer:
+				t.Fatal("the transfer ended early:", err)
+			default:
+			}
 		}
-	}
-	d.end(unix.SIGKILL)
-	killed := time.Now()
-	for len(kstatTables(t)) > 0 {
-		if time.Since(killed) > time.Second {
-			t.Fatal("the table is still there a second after SIGKILL")
+		d.end(unix.SIGKILL)
+		killed := time.Now()
+		for len(rules(t)) > 0 {
+			if time.Since(killed) > time.Second {
+				t.Fatal("the table is still there a second after SIGKILL")
+			}
 		}
-	}
-	t.Log("the table was gone", time.Since(killed).Round(time.Microsecond), "after the process")
+		t.Log("the table was gone", time.Since(killed).Round(time.Microsecond), "after the process")
 
-	next := start(t, dir, "--start")
-	next.expect("start", "1\n")
-	must(t, <-transfer)
-	next.end(unix.SIGTERM)
-	nothingLeft(t, dir)
+		next := start(t, dir, engine, "--start")
+		next.expect("start", "1\n")
+		must(t, <-transfer)
+		next.end(unix.SIGTERM)
+		nothingLeft(t, dir)
+	})
 }
 
 // TestFlushedRuleset: another process flushes everything, and counting goes
 // on.
 func TestFlushedRuleset(t *testing.T) {
-	d := start(t, mountDir(t), "--start", "--counter", "1")
-	must(t, sandbox.FlushRuleset(), traffic.Ping(lo, 5))
-	d.expect("proto/icmp/packets", "10\n")
-	d.expect("uncounted", "0\n")
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start", "--counter", "1")
+		must(t, sandbox.FlushRuleset(), traffic.Ping(lo, 5))
+		d.expect("proto/icmp/packets", "10\n")
+		d.expect("uncounted", "0\n")
+	})
 }
 
 // TestExactUnderOverload: reads go on while a queue of 4 overflows, and at
@@ -422,96 +464,104 @@ func TestNotPrivileged(t *testing.T) {
 // TestJournal: with the journal at the other end, each line begins with its
 // level and has no time of its own.
 func TestJournal(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	r, w, err := os.Pipe()
-	must(t, err)
-	defer r.Close()
-	var st unix.Stat_t
-	must(t, unix.Fstat(int(w.Fd()), &st))
-	cmd := command("--mount", mountDir(t), "--start")
-	cmd.Stderr = w
-	cmd.Env = append(cmd.Env, fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino))
-	must(t, cmd.Start(), w.Close())
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		if !strings.HasPrefix(lines.Text(), "<6>msg=") {
-			t.Errorf("a line that is not the journal's: %q", lines.Text())
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		r, w, err := os.Pipe()
+		must(t, err)
+		defer r.Close()
+		var st unix.Stat_t
+		must(t, unix.Fstat(int(w.Fd()), &st))
+		cmd := command(engine, "--mount", mountDir(t), "--start")
+		cmd.Stderr = w
+		cmd.Env = append(cmd.Env, fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino))
+		must(t, cmd.Start(), w.Close())
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			if !strings.HasPrefix(lines.Text(), "<6>msg=") {
+				t.Errorf("a line that is not the journal's: %q", lines.Text())
+			}
+			if strings.Contains(lines.Text(), "msg=ready") {
+				must(t, cmd.Process.Signal(unix.SIGTERM))
+			}
 		}
-		if strings.Contains(lines.Text(), "msg=ready") {
-			must(t, cmd.Process.Signal(unix.SIGTERM))
-		}
-	}
-	must(t, cmd.Wait())
+		must(t, cmd.Wait())
+	})
 }
 
 // TestOneProcess: where a process cannot give up privileges, the daemon is one
 // process, says so in one line, and does all the same.
 func TestOneProcess(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.FUSE)
-	dir := mountDir(t)
-	r, w, err := os.Pipe()
-	must(t, err)
-	defer r.Close()
-	cmd := command("--mount", dir, "--start", "--counter", "1")
-	cmd.Stderr = w
-	started := make(chan error)
-	end := make(chan struct{})
-	defer close(end)
-	go func() { // what this thread gives up, its children never have
-		runtime.LockOSThread()
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SETPCAP, 0, 0, 0)
-		started <- errors.Join(err, cmd.Start())
-		<-end
-	}()
-	must(t, <-started, w.Close())
-	lines := bufio.NewScanner(r)
-	var log []string
-	for lines.Scan() {
-		log = append(log, lines.Text())
-		if strings.Contains(lines.Text(), "msg=ready") {
-			break
+	overEngines(t, func(t *testing.T, engine string) {
+		need(t, engine)
+		dir := mountDir(t)
+		r, w, err := os.Pipe()
+		must(t, err)
+		defer r.Close()
+		cmd := command(engine, "--mount", dir, "--start", "--counter", "1")
+		cmd.Stderr = w
+		started := make(chan error)
+		end := make(chan struct{})
+		defer close(end)
+		go func() { // what this thread gives up, its children never have
+			runtime.LockOSThread()
+			err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SETPCAP, 0, 0, 0)
+			started <- errors.Join(err, cmd.Start())
+			<-end
+		}()
+		must(t, <-started, w.Close())
+		lines := bufio.NewScanner(r)
+		var log []string
+		for lines.Scan() {
+			log = append(log, lines.Text())
+			if strings.Contains(lines.Text(), "msg=ready") {
+				break
+			}
 		}
-	}
-	if len(log) != 2 || !strings.Contains(log[0], "running as one process") {
-		t.Errorf("the log says %q, want one warning and ready", log)
-	}
-	must(t, traffic.Ping(lo, 3))
-	if text, err := os.ReadFile(filepath.Join(dir, "proto/icmp/packets")); err != nil || string(text) != "6\n" {
-		t.Errorf("6 packets: %q, %v", text, err)
-	}
-	must(t, cmd.Process.Signal(unix.SIGTERM))
-	for lines.Scan() {
-	}
-	must(t, cmd.Wait())
-	nothingLeft(t, dir)
+		if len(log) != 2 || !strings.Contains(log[0], "running as one process") {
+			t.Errorf("the log says %q, want one warning and ready", log)
+		}
+		must(t, traffic.Ping(lo, 3))
+		if text, err := os.ReadFile(filepath.Join(dir, "proto/icmp/packets")); err != nil || string(text) != "6\n" {
+			t.Errorf("6 packets: %q, %v", text, err)
+		}
+		must(t, cmd.Process.Signal(unix.SIGTERM))
+		for lines.Scan() {
+		}
+		must(t, cmd.Wait())
+		nothingLeft(t, dir)
+	})
 }
 
 // TestWorkerPrivileges: the process that sees packets has CAP_NET_ADMIN, may
 // never have more, and the tree shows the supervisor's number.
 func TestWorkerPrivileges(t *testing.T) {
-	d := start(t, mountDir(t))
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.worker()))
-	must(t, err)
-	want := fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN)
-	for _, line := range []string{"CapPrm:\t" + want, "CapEff:\t" + want, "CapBnd:\t" + want, "CapInh:\t0000000000000000", "NoNewPrivs:\t1"} {
-		if !strings.Contains(string(status), line+"\n") {
-			t.Errorf("no %q in:\n%s", line, status)
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.worker()))
+		must(t, err)
+		want := fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN)
+		for _, line := range []string{"CapPrm:\t" + want, "CapEff:\t" + want, "CapBnd:\t" + want, "CapInh:\t0000000000000000", "NoNewPrivs:\t1"} {
+			if !strings.Contains(string(status), line+"\n") {
+				t.Errorf("no %q in:\n%s", line, status)
+			}
 		}
-	}
-	if pid := d.document().PID; pid != d.cmd.Process.Pid {
-		t.Errorf("the tree says pid %d, want %d", pid, d.cmd.Process.Pid)
-	}
+		if pid := d.document().PID; pid != d.cmd.Process.Pid {
+			t.Errorf("the tree says pid %d, want %d", pid, d.cmd.Process.Pid)
+		}
+	})
 }
 
 // TestUnmountedByAnother: the daemon ends with a status of its own, so that a
 // service manager can leave it at that, says so once, and leaves nothing.
 func TestUnmountedByAnother(t *testing.T) {
-	dir := mountDir(t)
-	d := start(t, dir, "--start")
-	must(t, unix.Unmount(dir, unix.MNT_DETACH))
-	<-d.done
-	if status := d.cmd.ProcessState.ExitCode(); status != exitUnmounted || strings.Count(d.log.String(), "kstatd ends") != 1 {
-		t.Errorf("status %d, want %d; the log:\n%s", status, exitUnmounted, d.log.String())
-	}
-	nothingLeft(t, dir)
+	overEngines(t, func(t *testing.T, engine string) {
+		dir := mountDir(t)
+		d := start(t, dir, engine, "--start")
+		must(t, unix.Unmount(dir, unix.MNT_DETACH))
+		<-d.done
+		if status := d.cmd.ProcessState.ExitCode(); status != exitUnmounted || strings.Count(d.log.String(), "kstatd ends") != 1 {
+			t.Errorf("status %d, want %d; the log:\n%s", status, exitUnmounted, d.log.String())
+		}
+		nothingLeft(t, dir)
+	})
 }

@@ -38,6 +38,8 @@ func parseFlags(args []string) (*options, error) {
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
 	f.Func("mount", "mount the tree on `DIR`, which is made if it is missing", into(&o.mount, directory))
+	f.Func("engine", "see them by `ENGINE`: nfqueue, bpf (in the kernel, Linux 6.4) or auto, which is bpf where it works (default nfqueue)",
+		into(&o.hook.Engine, hook.ParseKind))
 	f.Func("hook", "see packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)",
 		into(&o.hook.Point, hook.ParsePoint))
 	f.Func("family", "count `FAMILY`: both, ipv4 or ipv6 (default both)",

@@ -39,6 +39,7 @@ type record struct {
 	}
 
 	// By the supervisor.
+	engine   atomic.Int32 // a hook.Kind
 	restarts atomic.Uint64
 
 	// Begun by the supervisor, ended by the worker.
@@ -55,29 +56,32 @@ const keptGaps = 16
 // stateSize is how many bytes of memory a state takes.
 const stateSize = stats.LedgerSize + int(unsafe.Sizeof(record{}))
 
-// newState returns a state in memory of this process alone.
-func newState() (*state, error) {
-	return openState(unsafe.Slice((*byte)(unsafe.Pointer(new([stateSize / 8]uint64))), stateSize))
+// newMemory returns memory of this process alone for a state.
+func newMemory() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(new([stateSize / 8]uint64))), stateSize)
 }
 
-// mapState returns the state that a file holds: zeros, or an earlier worker's.
-func mapState(file *os.File) (*state, error) {
+// mapMemory returns the memory of a state that a file holds: zeros, or an
+// earlier worker's.
+func mapMemory(file *os.File) ([]byte, error) {
 	memory, err := unix.Mmap(int(file.Fd()), 0, stateSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the figures: %w", err)
 	}
-	return openState(memory)
+	return memory, nil
 }
 
-func openState(memory []byte) (*state, error) {
-	table, err := stats.OpenTable(memory)
+// recordIn returns the part behind the table.
+func recordIn(memory []byte) *record { return (*record)(unsafe.Pointer(&memory[stats.LedgerSize])) }
+
+// openState returns the state in memory, whose figures are where holding has
+// them.
+func openState(memory []byte, holding hook.Holding) (*state, error) {
+	table, err := holding.Table(memory)
 	if err != nil {
 		return nil, err
 	}
-	return &state{
-		table:  table,
-		record: (*record)(unsafe.Pointer(&memory[stats.LedgerSize])),
-	}, nil
+	return &state{table: table, record: recordIn(memory)}, nil
 }
 
 // newStateFile returns a file in memory for a state.
@@ -136,15 +140,18 @@ func (s *state) opened(o hook.Opened) {
 	}
 }
 
+// queueing reports whether there is a rule that queues packets for a worker.
+func (s *state) queueing() bool { return s.rule.kind.Load() != noTable }
+
 // rescue reads the counters of a worker's rule in the place of that worker,
 // which hangs and is about to be killed, as they go with it: what they have
 // seen and it has not counted is uncounted, what is in its queues included,
 // because the kernel is going to drop that.
 func (s *state) rescue(c hook.Config) error {
-	kind := s.rule.kind.Load()
-	if kind == noTable {
+	if !s.queueing() {
 		return nil
 	}
+	kind := s.rule.kind.Load()
 	table := tableNames[kind]
 	if kind == fallbackTable {
 		table = fmt.Sprintf(table, c.Queue)

@@ -31,14 +31,15 @@ const (
 	goodHealth   = 10 * time.Second // a worker that lived so long counts as no failure
 )
 
-// supervisor keeps what must outlive a worker: the mount point, the queue
-// numbers and the figures. It mounts, starts the worker, watches it, and
+// supervisor keeps what must outlive a worker: the mount point, what the engine
+// holds, and the figures. It mounts, starts the worker, watches it, and
 // unmounts when that has ended, however it came about. It never sees a packet.
 type supervisor struct {
 	options   *options
 	args      []string // of the worker, as ours
 	log       *slog.Logger
 	point     *fs.MountPoint
+	holding   hook.Holding
 	state     *state
 	stateFile *os.File
 	spawner   *spawner
@@ -51,11 +52,12 @@ var errWorker = errors.New("the worker ended")
 // supervise is the daemon's life: it returns when ctx ends, or with an error,
 // and leaves nothing behind.
 func supervise(ctx context.Context, o *options, args []string, log *slog.Logger) (err error) {
-	numbers, err := hook.Reserve(o.hook)
+	o.hook.Log = log
+	holding, err := hook.Hold(o.hook)
 	if err != nil {
 		return err
 	}
-	defer numbers.Close()
+	defer holding.Close()
 	point, err := fs.Lock(o.mount)
 	if err != nil {
 		return err
@@ -70,7 +72,7 @@ func supervise(ctx context.Context, o *options, args []string, log *slog.Logger)
 	if err != nil {
 		log.Warn("the service manager's watchdog is not understood", "err", err)
 	}
-	s := &supervisor{options: o, args: args, log: log, point: point, watched: interval > 0}
+	s := &supervisor{options: o, args: args, log: log, point: point, holding: holding, watched: interval > 0}
 	err = s.prepare()
 	if err == nil {
 		defer s.stateFile.Close()
@@ -96,11 +98,12 @@ func (s *supervisor) prepare() (err error) {
 	if err != nil {
 		return &cannotSplit{err}
 	}
-	if s.state, err = mapState(s.stateFile); err == nil {
-		s.spawner, err = newSpawner()
+	memory, err := mapMemory(s.stateFile)
+	if err == nil {
+		err = s.settle(memory)
 	}
 	if err == nil {
-		err = s.settle()
+		s.spawner, err = newSpawner()
 	}
 	if err != nil {
 		return &cannotSplit{errors.Join(err, s.stateFile.Close())}
@@ -109,7 +112,11 @@ func (s *supervisor) prepare() (err error) {
 }
 
 // settle puts the options into a fresh state.
-func (s *supervisor) settle() error {
+func (s *supervisor) settle(memory []byte) (err error) {
+	if s.state, err = openState(memory, s.holding); err != nil {
+		return err
+	}
+	s.state.engine.Store(int32(s.holding.Kind()))
 	s.state.started.Store(s.options.start)
 	return s.state.table.SetCounter(s.options.counter)
 }
@@ -117,10 +124,7 @@ func (s *supervisor) settle() error {
 // alone does the worker's work in this process. If that hangs, the process
 // ends, which frees what is caught in the queue.
 func (s *supervisor) alone(ctx context.Context) (err error) {
-	if s.state, err = newState(); err != nil {
-		return err
-	}
-	if err := s.settle(); err != nil {
+	if err := s.settle(newMemory()); err != nil {
 		return err
 	}
 	connection, err := s.point.Mount()
@@ -144,7 +148,7 @@ func (s *supervisor) alone(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	err = work(ctx, s.options, s.log, s.state, connection, os.Getpid(), func(n news) {
+	err = work(ctx, s.options, s.log, s.holding, s.state, connection, os.Getpid(), func(n news) {
 		switch n {
 		case ready:
 			s.announce()
@@ -224,7 +228,7 @@ func (s *supervisor) worker(ctx context.Context, first bool) (again bool, err er
 	if err != nil {
 		return !first && !errors.Is(err, unix.EBUSY), err
 	}
-	w, err := s.spawner.spawn(s.args, connection, s.stateFile)
+	w, err := s.spawner.spawn(s.args, connection, s.stateFile, s.holding.Files())
 	err = errors.Join(err, connection.Close()) // else the tree would outlive the worker
 	if err != nil {
 		if first {
@@ -302,7 +306,9 @@ func (s *supervisor) attend(ctx context.Context, w *worker, first bool) (live bo
 			case !live:
 				s.pat() // until limit, which is a watchdog as well
 			case p.silent(s):
-				w.silent = p.heard
+				if s.state.queueing() { // else the kernel counts until it dies
+					w.silent = p.heard
+				}
 				if err := s.state.rescue(s.options.hook); err != nil {
 					s.log.Warn("what a hanging worker has not counted cannot be found out", "err", err)
 				}
@@ -317,7 +323,7 @@ func (s *supervisor) attend(ctx context.Context, w *worker, first bool) (live bo
 // manager.
 func (s *supervisor) announce() {
 	o := s.options
-	s.log.Info("ready", "mount", o.mount, "hook", o.hook.Point, "queue", o.hook.Queue,
+	s.log.Info("ready", "mount", o.mount, "hook", o.hook.Point, "engine", s.holding.Kind(),
 		"started", s.state.started.Load(), "pid", os.Getpid(), "version", version())
 	notify(s.log, daemon.SdNotifyReady)
 }
@@ -399,8 +405,9 @@ func giveUpPrivileges() error {
 	return nil
 }
 
-// spawn starts a worker that gets the tree's connection and the figures.
-func (s *spawner) spawn(args []string, connection, state *os.File) (*worker, error) {
+// spawn starts a worker that gets the tree's connection, the state, and what
+// the engine holds.
+func (s *spawner) spawn(args []string, connection, state *os.File, held []*os.File) (*worker, error) {
 	from, to, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start the worker: %w", err)
@@ -412,7 +419,7 @@ func (s *spawner) spawn(args []string, connection, state *os.File) (*worker, err
 		Env:        withoutNotifySocket(os.Environ()),
 		Stdout:     os.Stdout,
 		Stderr:     os.Stderr,
-		ExtraFiles: []*os.File{connection, state, to},
+		ExtraFiles: append([]*os.File{connection, state, to}, held...),
 		SysProcAttr: &syscall.SysProcAttr{
 			Pdeathsig: unix.SIGKILL,
 			Setpgid:   true, // Ctrl-C is for the supervisor

@@ -31,19 +31,28 @@ const workerName = "kstatd-worker"
 // The descriptors that a worker is born with.
 const (
 	connectionFD = 3 + iota // to the kernel, for the tree
-	stateFD                 // the figures
+	stateFD                 // the state
 	newsFD                  // to the supervisor
+	heldFD                  // the first of what the engine holds
 )
 
 // runWorker is the main function of a worker process.
 func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
 	_ = os.WriteFile("/proc/self/comm", []byte(workerName), 0) // else it is called exe
-	s, err := mapState(os.NewFile(stateFD, "state"))
+	memory, err := mapMemory(os.NewFile(stateFD, "state"))
+	if err != nil {
+		return err
+	}
+	holding, err := hook.Inherit(hook.Kind(recordIn(memory).engine.Load()), heldFD)
+	if err != nil {
+		return err
+	}
+	s, err := openState(memory, holding)
 	if err != nil {
 		return err
 	}
 	supervisor := os.NewFile(newsFD, "news")
-	return work(ctx, o, log, s, os.NewFile(connectionFD, "/dev/fuse"), os.Getppid(), func(n news) {
+	return work(ctx, o, log, holding, s, os.NewFile(connectionFD, "/dev/fuse"), os.Getppid(), func(n news) {
 		_, _ = supervisor.Write([]byte{byte(n)}) // without a supervisor, we are about to be killed
 	})
 }
@@ -51,14 +60,15 @@ func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
 // work counts and serves until ctx ends: then it stops counting, tells that,
 // and serves until the tree is unmounted. pid is what the tree shows as the
 // daemon's.
-func work(ctx context.Context, o *options, log *slog.Logger, s *state, connection *os.File, pid int, tell func(news)) error {
+func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holding, s *state,
+	connection *os.File, pid int, tell func(news)) error {
 	c := o.hook
 	c.Log, c.Before, c.Alive, c.Opened = log, s.before(), s.beat, s.opened
-	nfqueue, err := hook.New(c, s.table)
+	plain, err := holding.New(c, s.table)
 	if err != nil {
 		return errors.Join(err, connection.Close())
 	}
-	engine := &engine{NFQueue: nfqueue, state: s}
+	engine := &engine{Engine: plain, state: s}
 	names, err := stats.HostNames()
 	if err != nil {
 		log.Warn("/etc/protocols cannot be read: built-in protocol names are used", "err", err)
@@ -94,9 +104,9 @@ func work(ctx context.Context, o *options, log *slog.Logger, s *state, connectio
 	return err
 }
 
-// engine is an NFQueue whose start and stop outlive it.
+// engine is one whose start and stop outlive it.
 type engine struct {
-	*hook.NFQueue
+	hook.Engine
 	state *state
 	mu    sync.Mutex // one start or stop at a time
 }
@@ -105,7 +115,7 @@ type engine struct {
 func (e *engine) Start() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.NFQueue.Start(); err != nil {
+	if err := e.Engine.Start(); err != nil {
 		return err
 	}
 	e.state.endGap(time.Now())
@@ -120,7 +130,7 @@ func (e *engine) Stop() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before := e.state.started.Swap(false)
-	err := e.NFQueue.Stop()
+	err := e.Engine.Stop()
 	if errors.Is(err, hook.ErrClosed) {
 		e.state.started.Store(before)
 	}

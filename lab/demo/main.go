@@ -3,7 +3,7 @@
 // and after, and checks every figure. Nothing of the host's traffic is seen,
 // and nothing is left.
 //
-//	go run ./lab/demo -kstatd bin/kstatd
+//	go run ./lab/demo -kstatd bin/kstatd -engine bpf
 //
 // It exits with 1 if a figure is not what it should be.
 package main
@@ -27,10 +27,11 @@ import (
 
 func main() {
 	kstatd := flag.String("kstatd", "bin/kstatd", "the daemon's `binary`")
+	engine := flag.String("engine", "nfqueue", "what counts: `nfqueue`, bpf or auto")
 	flag.Parse()
 	inside, status, err := sandbox.Reexec()
 	if err == nil && inside {
-		err = show(*kstatd)
+		err = show(*kstatd, *engine)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -40,8 +41,12 @@ func main() {
 }
 
 // show is the demo.
-func show(kstatd string) (err error) {
-	for _, thing := range []sandbox.Thing{sandbox.NFQueue, sandbox.NFTables, sandbox.FUSE, sandbox.IPv6} {
+func show(kstatd, engine string) (err error) {
+	needed := []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables}
+	if engine == "bpf" {
+		needed = []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.BPF}
+	}
+	for _, thing := range needed {
 		if err := sandbox.Missing(thing); err != nil {
 			return err
 		}
@@ -51,7 +56,7 @@ func show(kstatd string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(base)) }()
-	d := &demo{kstatd: kstatd, dir: filepath.Join(base, "kstat")}
+	d := &demo{kstatd: kstatd, engine: engine, dir: filepath.Join(base, "kstat")}
 	defer d.kill()
 
 	fmt.Print("A private network: only lo, and nobody but this demo on it. Your own traffic is not touched.\n\n")
@@ -97,9 +102,9 @@ ipv6-icmp            58 ipv6              4             192
 
 // demo is the daemon and its tree.
 type demo struct {
-	kstatd, dir string
-	cmd         *exec.Cmd
-	notify      *net.UnixConn // where the daemon says that it is ready
+	kstatd, engine, dir string
+	cmd                 *exec.Cmd
+	notify              *net.UnixConn // where the daemon says that it is ready
 }
 
 // start starts the daemon and waits until it says that it is ready.
@@ -109,8 +114,13 @@ func (d *demo) start() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("$ kstatd --mount mnt/kstat &")
-	d.cmd = sandbox.Command(d.kstatd, "--mount", d.dir)
+	args := []string{"--mount", "mnt/kstat"}
+	if d.engine != "nfqueue" {
+		args = append(args, "--engine", d.engine)
+	}
+	fmt.Println("$ kstatd", strings.Join(args, " "), "&")
+	args[1] = d.dir
+	d.cmd = sandbox.Command(d.kstatd, args...)
 	d.cmd.Stdout, d.cmd.Stderr = os.Stdout, os.Stderr
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=@kstat-demo")
 	if err := d.cmd.Start(); err != nil {
