@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,38 +68,101 @@ func (e *BPF) Start() error {
 	case e.places != nil:
 		return nil
 	}
-	for _, p := range []struct {
-		file    int
-		family  link.NetfilterProtocolFamily
-		without Families
-	}{
-		{countIPv4File, link.NetfilterProtoIPv4, OnlyIPv6},
-		{countIPv6File, link.NetfilterProtoIPv6, OnlyIPv4},
-	} {
-		if e.config.Families == p.without {
-			continue
-		}
-		at, err := e.attach(e.holding.files[p.file], p.family)
-		if err != nil {
+	if err := e.adopt(); err != nil {
+		return fmt.Errorf("take over what an earlier process has attached: %w", err)
+	}
+	if e.places == nil {
+		if err := e.attach(); err != nil {
 			return errors.Join(err, e.detachLocked())
 		}
-		e.places = append(e.places, at)
 	}
 	e.started.Store(true)
+	e.opened()
 	return nil
 }
 
-// attach puts a program where the rule of the other engine would be.
-func (e *BPF) attach(program *os.File, family link.NetfilterProtocolFamily) (at place, err error) {
-	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return place{}, fmt.Errorf("%s: %w", program.Name(), err)
+// opened tells of the links there are.
+func (e *BPF) opened() {
+	if e.config.Opened == nil {
+		return
 	}
-	p, err := ebpf.NewProgramFromFD(fd)
-	if err != nil {
-		return place{}, fmt.Errorf("%s: %w", program.Name(), err)
+	var o Opened
+	for i, at := range e.places {
+		info, err := at.link.Info()
+		if err != nil {
+			e.config.Log.Warn("a link without a number", "err", err)
+			return
+		}
+		o.Links[i] = uint32(info.ID)
 	}
-	at.NetfilterOptions = link.NetfilterOptions{Program: p, ProtocolFamily: family, Hook: link.NetfilterInetHook(e.config.Point)}
+	e.config.Opened(o)
+}
+
+// adopt takes over what an earlier process has attached, and somebody kept:
+// no packet has gone by uncounted.
+func (e *BPF) adopt() error {
+	var places []place
+	for _, f := range e.holding.links {
+		at, err := e.placeOf(f)
+		if err != nil {
+			for _, at := range places {
+				err = errors.Join(err, at.link.Close(), at.Program.Close())
+			}
+			return err
+		}
+		places = append(places, at)
+	}
+	e.holding.letGo()
+	e.places = places
+	return nil
+}
+
+// placeOf returns where a link is.
+func (e *BPF) placeOf(f *os.File) (at place, err error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return place{}, err
+	}
+	if at.link, err = link.NewFromFD(fd); err != nil {
+		return place{}, err
+	}
+	info, err := at.link.Info()
+	if err != nil {
+		return place{}, errors.Join(err, at.link.Close())
+	}
+	is := info.Netfilter()
+	program, err := e.holding.counting(is.ProtocolFamily)
+	if err != nil {
+		return place{}, errors.Join(err, at.link.Close())
+	}
+	at.NetfilterOptions = link.NetfilterOptions{
+		Program: program, ProtocolFamily: is.ProtocolFamily, Hook: is.Hook, Priority: is.Priority,
+	}
+	return at, nil
+}
+
+// attach puts a program per family where the rule of the other engine would
+// be.
+func (e *BPF) attach() error {
+	for _, family := range []link.NetfilterProtocolFamily{link.NetfilterProtoIPv4, link.NetfilterProtoIPv6} {
+		if e.config.Families == OnlyIPv4 && family == link.NetfilterProtoIPv6 || e.config.Families == OnlyIPv6 && family == link.NetfilterProtoIPv4 {
+			continue
+		}
+		at, err := e.attachOne(family)
+		if err != nil {
+			return fmt.Errorf("%v: %w", e.config.Point, err)
+		}
+		e.places = append(e.places, at)
+	}
+	return nil
+}
+
+func (e *BPF) attachOne(family link.NetfilterProtocolFamily) (at place, err error) {
+	program, err := e.holding.counting(family)
+	if err != nil {
+		return place{}, err
+	}
+	at.NetfilterOptions = link.NetfilterOptions{Program: program, ProtocolFamily: family, Hook: link.NetfilterInetHook(e.config.Point)}
 	for at.Priority = priority; at.Priority >= lowestPriority; at.Priority-- {
 		at.link, err = link.AttachNetfilter(at.NetfilterOptions)
 		if !errors.Is(err, unix.EBUSY) {
@@ -111,7 +175,7 @@ func (e *BPF) attach(program *os.File, family link.NetfilterProtocolFamily) (at 
 	case errors.Is(err, unix.EBUSY):
 		err = fmt.Errorf("others have every priority from %d to %d: %w", lowestPriority, priority, unix.EBUSY)
 	}
-	return place{}, errors.Join(fmt.Errorf("%s at %v: %w", program.Name(), e.config.Point, err), p.Close())
+	return place{}, errors.Join(err, program.Close())
 }
 
 // inspect looks whether the programs are still attached, and puts back what
@@ -134,6 +198,7 @@ func (e *BPF) inspect() {
 			at.link.Close()
 			at.link = l
 			e.config.Log.Warn("the program was detached, and has been attached again", "repairs", e.repairs.Add(1))
+			e.opened()
 		}
 	}
 }
@@ -163,10 +228,14 @@ func (e *BPF) detachLocked() error {
 	awaitIdleQueues()
 	var errs []error
 	for _, at := range e.places {
-		errs = append(errs, at.link.Close(), at.Program.Close()) // nobody else has the link, so it is gone
+		// Somebody may keep the link: to close it would not be enough.
+		errs = append(errs, at.link.Detach(), at.link.Close(), at.Program.Close())
 	}
 	gracePeriod()
 	e.places = nil
+	if e.started.Load() {
+		e.opened()
+	}
 	e.started.Store(false)
 	return errors.Join(errs...)
 }
@@ -208,6 +277,11 @@ func (e *BPF) Run(ctx context.Context) error {
 // nothing of them is in any file system.
 type programs struct {
 	files [bpfFiles]*os.File
+
+	// links are those that are kept, or inherited from somebody who keeps
+	// them.
+	links []*os.File
+	kept  Links
 }
 
 // The files of a holding.
@@ -222,11 +296,9 @@ const (
 
 var bpfFileNames = [bpfFiles]string{"figures", countProgCountIpv4, countProgCountIpv6, countProgSetCounter, countProgReset}
 
-func inheritPrograms(firstFD int) Holding {
+func inheritPrograms(files []*os.File) Holding {
 	h := new(programs)
-	for i, name := range bpfFileNames {
-		h.files[i] = os.NewFile(uintptr(firstFD+i), name)
-	}
+	h.links = files[copy(h.files[:], files):]
 	return h
 }
 
@@ -274,19 +346,80 @@ func loadPrograms(c Config) (_ *programs, err error) {
 		} else {
 			fd = loaded.Programs[name].FD()
 		}
-		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
+		if h.files[i], err = duplicate(fd, name); err != nil {
 			h.Close()
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, err
 		}
-		h.files[i] = os.NewFile(uintptr(fd), name)
 	}
 	return h, nil
 }
 
 func (h *programs) Kind() Kind { return KindBPF }
 
-func (h *programs) Files() []*os.File { return h.files[:] }
+func (h *programs) Files() []*os.File { return slices.Concat(h.files[:], h.links) }
+
+func (h *programs) Keep(links Links) bool {
+	if links == h.kept {
+		return len(h.links) > 0
+	}
+	h.letGo()
+	for _, id := range links {
+		if id == 0 {
+			continue
+		}
+		f, err := linkFile(link.ID(id))
+		if err != nil { // it has ended
+			h.letGo()
+			return false
+		}
+		h.links = append(h.links, f)
+	}
+	h.kept = links
+	return len(h.links) > 0
+}
+
+func (h *programs) letGo() {
+	for _, f := range h.links {
+		f.Close()
+	}
+	h.links, h.kept = nil, Links{}
+}
+
+// linkFile opens a link by its number, which takes CAP_SYS_ADMIN.
+func linkFile(id link.ID) (*os.File, error) {
+	l, err := link.NewFromID(id)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return duplicate(l.(interface{ FD() int }).FD(), fmt.Sprint("link ", id))
+}
+
+// duplicate returns a descriptor of ebpf's as a file.
+func duplicate(fd int, name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// counting returns the program that counts the packets of a family.
+func (h *programs) counting(family link.NetfilterProtocolFamily) (*ebpf.Program, error) {
+	f := h.files[countIPv4File]
+	if family == link.NetfilterProtoIPv6 {
+		f = h.files[countIPv6File]
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	p, err := ebpf.NewProgramFromFD(fd)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return p, nil
+}
 
 // Table maps the figures, for as long as this process lives.
 func (h *programs) Table([]byte) (*stats.Table, error) {
@@ -308,6 +441,7 @@ func (h *programs) New(c Config, _ *stats.Table) (Engine, error) {
 }
 
 func (h *programs) Close() {
+	h.letGo()
 	for _, f := range h.files {
 		f.Close() // nil is no harm
 	}

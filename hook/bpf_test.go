@@ -355,6 +355,68 @@ func TestFaultDetached(t *testing.T) {
 	expect(t, e, table, map[string]uint64{"icmp/ipv4": 6, "ipv6-icmp/ipv6": 4})
 }
 
+// TestFaultProcessGone: what a process has attached counts on after its end, if
+// another one keeps it; the next one takes it over, once, and can stop it. Kept
+// no longer, it is gone.
+func TestFaultProcessGone(t *testing.T) {
+	sandbox.Need(t, needed[KindBPF]...)
+	held, err := Hold(bpfConfig())
+	must(t, err)
+	defer held.Close()
+	table, err := held.Table(nil)
+	must(t, err)
+	process := func(h Holding) (e *BPF, gone func()) { // that keeps, as a supervisor does
+		c := bpfConfig()
+		c.Opened = func(o Opened) { held.Keep(o.Links) }
+		made, err := h.New(c, table)
+		must(t, err, made.Start())
+		e = made.(*BPF)
+		return e, func() {
+			for _, at := range e.places {
+				must(t, at.link.Close(), at.Program.Close())
+			}
+		}
+	}
+	next := func() Holding {
+		var files []*os.File
+		for _, f := range held.Files() {
+			duplicate, err := duplicate(int(f.Fd()), f.Name())
+			must(t, err)
+			files = append(files, duplicate)
+		}
+		h, err := Inherit(KindBPF, files)
+		must(t, err)
+		t.Cleanup(h.Close)
+		return h
+	}
+	want := func(when string, n uint64) {
+		t.Helper()
+		must(t, traffic.Ping(lo4, 1))
+		if got := table.Counted(); got != n {
+			t.Fatalf("%s: counted %d, want %d", when, got, n)
+		}
+	}
+
+	_, gone := process(next())
+	want("started", 2)
+	gone()
+	want("without a process", 4)
+	second, _ := process(next())
+	want("taken over", 6)
+	must(t, second.Stop())
+	want("stopped", 6)
+	_, gone = process(next())
+	want("started again", 8)
+	gone()
+	if held.Keep(Links{}) {
+		t.Error("something is still kept")
+	}
+	want("let go", 8)
+	if held.Keep(Links{1 << 30, 0}) {
+		t.Error("a link that is none is kept")
+	}
+}
+
 // TestPrioritiesTaken: the kernel gives BPF programs at a hook a priority each.
 // As many engines as there are priorities count beside each other, and the next
 // is refused in words.

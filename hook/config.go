@@ -93,8 +93,9 @@ type Config struct {
 	// Alive is called several times a second, as long as packets are read and
 	// answered, or the engine is stopped. nil means nobody cares.
 	Alive func(Status)
-	// Opened is told of each rule that is added, and with a zero value when
-	// there is none any more. The bpf engine has none. nil means nobody cares.
+	// Opened is told of each rule that is added, or program that is attached,
+	// and with a zero value when there is none any more. nil means nobody
+	// cares.
 	Opened func(Opened)
 
 	// Log is told of what a caller does not learn from an error. nil means
@@ -124,11 +125,20 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Opened says from where on a rule's counters count, for somebody who has to
+// Opened says where packets are seen now, for somebody who outlives the engine.
+//
+// Of a rule it says from where on its counters count, for somebody who has to
 // read them ([Counters]) in the engine's place: what they have seen since, and
-// what the table has not counted since, is uncounted.
+// what the table has not counted since, is uncounted. Of programs it says which
+// links they have, for somebody who keeps them ([Holding]).
 type Opened struct {
+	Links Links
+
 	Table     string // of nftables, family inet
 	Counted   uint64 // what [stats.Table.Counted] was
 	Uncounted uint64 // what [Status.Uncounted] was
 }
+
+// Links are the BPF links of an engine, by their numbers in the kernel. 0 is
+// none.
+type Links [2]uint32

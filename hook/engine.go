@@ -55,9 +55,12 @@ type Holding interface {
 	// New returns the engine, which adds to table, and does nothing before its
 	// Start.
 	New(c Config, table *stats.Table) (Engine, error)
-	// Files are what a process must have been given to take part, see
-	// [Inherit].
+	// Files are what a process must be given to take part, see [Inherit].
 	Files() []*os.File
+	// Keep keeps what counts, as an engine of another process has opened it,
+	// beyond the end of that process. No links let it go. It reports whether
+	// packets go on being counted.
+	Keep(Links) bool
 	// Close gives up what other daemons could want. The table can still be
 	// read.
 	Close()
@@ -84,7 +87,7 @@ func ParseKind(name string) (Kind, error) { return parseName[Kind]("engine", kin
 // kinds is the table of engines. The best comes last.
 var kinds = [...]struct {
 	hold    func(Config) (Holding, error)
-	inherit func(firstFD int) Holding
+	inherit func([]*os.File) Holding
 }{
 	KindNFQueue: {holdQueues, inheritQueues},
 	KindBPF:     {holdPrograms, inheritPrograms},
@@ -110,10 +113,10 @@ func Hold(c Config) (Holding, error) {
 }
 
 // Inherit returns what another process holds of an engine, which has passed
-// on its files: their descriptors are firstFD and those that follow.
-func Inherit(kind Kind, firstFD int) (Holding, error) {
+// on its files.
+func Inherit(kind Kind, files []*os.File) (Holding, error) {
 	if kind < 0 || int(kind) >= len(kinds) {
 		return nil, fmt.Errorf("no engine %d can be inherited", kind)
 	}
-	return kinds[kind].inherit(firstFD), nil
+	return kinds[kind].inherit(files), nil
 }

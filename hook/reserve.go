@@ -25,7 +25,7 @@ func holdQueues(c Config) (Holding, error) {
 	return r, nil
 }
 
-func inheritQueues(int) Holding { return new(Reservation) }
+func inheritQueues([]*os.File) Holding { return new(Reservation) }
 
 // Reserve takes the queue numbers of c. The error wraps EBUSY and names the
 // holder if one is reserved, or bound by whatever program.
@@ -96,6 +96,9 @@ func (r *Reservation) New(c Config, table *stats.Table) (Engine, error) {
 
 // Files returns none: the worker binds the queues by itself.
 func (r *Reservation) Files() []*os.File { return nil }
+
+// Keep keeps nothing: a queue without its reader drops what is in it.
+func (r *Reservation) Keep(Links) bool { return false }
 
 // Close gives the numbers back.
 func (r *Reservation) Close() {

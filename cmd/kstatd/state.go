@@ -33,13 +33,15 @@ type record struct {
 	uncounted atomic.Uint64
 	repairs   atomic.Uint64
 	flushes   atomic.Uint64
-	rule      struct { // that packets are queued by, see hook.Opened
+	links     [len(hook.Links{})]atomic.Uint32 // that packets are counted by, see hook.Opened
+	rule      struct {                         // that packets are queued by, likewise
 		kind               atomic.Uint32 // of its table's name
 		counted, uncounted atomic.Uint64
 	}
 
 	// By the supervisor.
 	engine   atomic.Int32 // a hook.Kind
+	held     atomic.Int32 // how many files a worker gets of what the engine holds
 	restarts atomic.Uint64
 
 	// Begun by the supervisor, ended by the worker.
@@ -126,8 +128,11 @@ const (
 	fallbackTable
 )
 
-// opened keeps where a rule's counters began. The engine calls it.
+// opened keeps where packets are seen. The engine calls it.
 func (s *state) opened(o hook.Opened) {
+	for i, link := range o.Links {
+		s.links[i].Store(link)
+	}
 	s.rule.kind.Store(noTable)
 	s.rule.counted.Store(o.Counted)
 	s.rule.uncounted.Store(o.Uncounted)
@@ -138,6 +143,14 @@ func (s *state) opened(o hook.Opened) {
 	default:
 		s.rule.kind.Store(fallbackTable)
 	}
+}
+
+// kept returns the links that packets are counted by.
+func (s *state) kept() (links hook.Links) {
+	for i := range links {
+		links[i] = s.links[i].Load()
+	}
+	return links
 }
 
 // queueing reports whether there is a rule that queues packets for a worker.

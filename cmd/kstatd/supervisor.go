@@ -228,7 +228,9 @@ func (s *supervisor) worker(ctx context.Context, first bool) (again bool, err er
 	if err != nil {
 		return !first && !errors.Is(err, unix.EBUSY), err
 	}
-	w, err := s.spawner.spawn(s.args, connection, s.stateFile, s.holding.Files())
+	held := s.holding.Files()
+	s.state.held.Store(int32(len(held)))
+	w, err := s.spawner.spawn(s.args, connection, s.stateFile, held)
 	err = errors.Join(err, connection.Close()) // else the tree would outlive the worker
 	if err != nil {
 		if first {
@@ -241,7 +243,13 @@ func (s *supervisor) worker(ctx context.Context, first bool) (again bool, err er
 	if w.silent.IsZero() {
 		w.silent = w.died
 	}
-	s.state.beginGap(w.silent)
+	links := s.state.kept()
+	if !s.state.started.Load() { // it died while it was stopping
+		links = hook.Links{}
+	}
+	if !s.holding.Keep(links) {
+		s.state.beginGap(w.silent)
+	}
 	code := w.process.ProcessState.ExitCode()
 	switch {
 	case code == exitUnmounted:
@@ -280,6 +288,8 @@ func (s *supervisor) attend(ctx context.Context, w *worker, first bool) (live bo
 			return live, nil
 		case n := <-w.news:
 			switch {
+			case n == opened:
+				s.holding.Keep(s.state.kept())
 			case done == nil && n == drained:
 				if err := s.point.Unmount(); err != nil {
 					s.log.Error("unmount", "err", err)

@@ -20,6 +20,7 @@ import (
 type news byte
 
 const (
+	opened  news = 'O' // packets are seen at another place, or nowhere: hook.Opened is in the state
 	ready   news = 'R' // the tree is live, and counting is on if it is to be
 	drained news = 'D' // counting has ended for good: the tree may go
 )
@@ -43,7 +44,12 @@ func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	holding, err := hook.Inherit(hook.Kind(recordIn(memory).engine.Load()), heldFD)
+	record := recordIn(memory)
+	held := make([]*os.File, record.held.Load())
+	for i := range held {
+		held[i] = os.NewFile(uintptr(heldFD+i), "held")
+	}
+	holding, err := hook.Inherit(hook.Kind(record.engine.Load()), held)
 	if err != nil {
 		return err
 	}
@@ -63,7 +69,11 @@ func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
 func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holding, s *state,
 	connection *os.File, pid int, tell func(news)) error {
 	c := o.hook
-	c.Log, c.Before, c.Alive, c.Opened = log, s.before(), s.beat, s.opened
+	c.Log, c.Before, c.Alive = log, s.before(), s.beat
+	c.Opened = func(o hook.Opened) {
+		s.opened(o)
+		tell(opened)
+	}
 	plain, err := holding.New(c, s.table)
 	if err != nil {
 		return errors.Join(err, connection.Close())
