@@ -150,7 +150,7 @@ func (e *BPF) attach() error {
 		}
 		at, err := e.attachOne(family)
 		if err != nil {
-			return fmt.Errorf("%v: %w", e.config.Point, err)
+			return fmt.Errorf("attach at %v: %w", e.config.Point, err)
 		}
 		e.places = append(e.places, at)
 	}
