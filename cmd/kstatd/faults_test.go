@@ -799,11 +799,10 @@ func TestFaultStartUp(t *testing.T) {
 					name := fmt.Sprintf("%s %d fails with %s", call, when, errno)
 					dir := mountDir(t)
 					cmd := command(engine, "--mount", dir, "--start")
-					cmd.Path, cmd.Args = strace, append([]string{"strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call,
-						"-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, when)}, append([]string{"/proc/self/exe"}, cmd.Args[1:]...)...)
 					exe, err := os.Readlink("/proc/self/exe")
 					must(t, err)
-					cmd.Args[len(cmd.Args)-4] = exe
+					cmd.Path, cmd.Args = strace, append([]string{"strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + call,
+						"-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, when), exe}, cmd.Args[1:]...)
 					var log strings.Builder
 					cmd.Stderr = &log
 					must(t, cmd.Start())
@@ -840,6 +839,9 @@ func TestFaultStartUp(t *testing.T) {
 					})
 				}
 			}
+		}
+		if refused == ran {
+			t.Error("not one of them came up: the test tests nothing")
 		}
 		t.Logf("%d starts with a failing system call, %d of them refused, all clean", ran, refused)
 	})
