@@ -221,8 +221,10 @@ func TestAllocsPerPacket(t *testing.T) {
 	}
 	allocs := after.Mallocs - before.Mallocs
 	t.Logf("allocs/packet: %.6f over %d packets", float64(allocs)/float64(counted), counted)
-	if allocs > counted/100 && !raceEnabled { // whose own ones are counted, too
-		t.Errorf("%d allocations for %d packets, want at most one per 100", allocs, counted)
+	// It is one per batch, and batches are smaller on a busy machine: the bench
+	// holds the figure to one per 100. The race detector's own are counted, too.
+	if allocs > counted/50 && !raceEnabled {
+		t.Errorf("%d allocations for %d packets, want at most one per 50", allocs, counted)
 	}
 }
 
