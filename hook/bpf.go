@@ -282,6 +282,8 @@ type programs struct {
 	// them.
 	links []*os.File
 	kept  Links
+	// counters are the programs that links are kept of.
+	counters [2]ebpf.ProgramID
 }
 
 // The files of a holding.
@@ -351,6 +353,14 @@ func loadPrograms(c Config) (_ *programs, err error) {
 			return nil, err
 		}
 	}
+	for i, name := range []string{countProgCountIpv4, countProgCountIpv6} {
+		info, err := loaded.Programs[name].Info()
+		if err != nil {
+			h.Close()
+			return nil, err
+		}
+		h.counters[i], _ = info.ID()
+	}
 	return h, nil
 }
 
@@ -367,7 +377,7 @@ func (h *programs) Keep(links Links) bool {
 		if id == 0 {
 			continue
 		}
-		f, err := linkFile(link.ID(id))
+		f, err := h.linkFile(link.ID(id))
 		if err != nil { // it has ended
 			h.letGo()
 			return false
@@ -385,13 +395,21 @@ func (h *programs) letGo() {
 	h.links, h.kept = nil, Links{}
 }
 
-// linkFile opens a link by its number, which takes CAP_SYS_ADMIN.
-func linkFile(id link.ID) (*os.File, error) {
+// linkFile opens a link by its number, which takes CAP_SYS_ADMIN. It must be
+// one of ours: the number is the word of a process with less privileges.
+func (h *programs) linkFile(id link.ID) (*os.File, error) {
 	l, err := link.NewFromID(id)
 	if err != nil {
 		return nil, err
 	}
 	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(h.counters[:], info.Program) {
+		return nil, fmt.Errorf("link %d is somebody else's: %w", id, unix.EPERM)
+	}
 	return duplicate(l.(interface{ FD() int }).FD(), fmt.Sprint("link ", id))
 }
 

@@ -432,6 +432,13 @@ func TestFaultProcessGone(t *testing.T) {
 	if held.Keep(Links{1 << 30, 0}) {
 		t.Error("a link that is none is kept")
 	}
+	strangers := bpfConfig()
+	var links Links
+	strangers.Opened = func(o Opened) { links = o.Links }
+	started(t, strangers)
+	if held.Keep(links) {
+		t.Error("somebody else's links are kept")
+	}
 }
 
 // TestPrioritiesTaken: the kernel gives BPF programs at a hook a priority each.
