@@ -64,7 +64,7 @@ race: summary ## run every test under the race detector, stats, hook and fs also
 fuzz: ## run every fuzz target for FUZZTIME=10s
 	@tools/fuzz $(FUZZTIME)
 
-faults: summary ## the fault suite at full length, each figure shown, under ten minutes (needs root, strace, nftables, iptables)
+faults: summary ## the fault suite at full length, each figure shown, in about ten minutes (needs root, strace, nftables, iptables)
 	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./lab/grade ./cmd/... | grep -vE '^(=== |ok |PASS)'; \
 	exit $${PIPESTATUS[0]}
 
