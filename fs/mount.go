@@ -256,9 +256,12 @@ func (m *MountPoint) inspect() error {
 		m.made = true
 		m.sweep()
 	}
-	if _, err := m.under.Readdirnames(1); !errors.Is(err, io.EOF) {
+	switch names, err := m.under.Readdirnames(1); {
+	case len(names) > 0:
 		m.made = false
 		return m.refuse(unix.ENOTEMPTY, "the directory is not empty; choose another, or empty it")
+	case !errors.Is(err, io.EOF):
+		return fmt.Errorf("look into the mount point %s: %w", m.dir, err)
 	}
 	return nil
 }

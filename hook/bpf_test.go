@@ -355,7 +355,11 @@ func TestFaultDetached(t *testing.T) {
 	e, table := started(t, bpfConfig())
 	must(t, traffic.Ping(lo4, 1))
 	for i := range uint64(2) {
-		must(t, e.(*BPF).places[i].link.Detach())
+		b := e.(*BPF)
+		b.mu.Lock() // it looks at its links while it runs
+		err := b.places[i].link.Detach()
+		b.mu.Unlock()
+		must(t, err)
 		for end := time.Now().Add(10 * time.Second); ; {
 			status, err := e.Status()
 			must(t, err)
