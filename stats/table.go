@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -36,6 +37,8 @@ type Table struct {
 	// These are in the place of ledger if somebody else writes.
 	aside  *[NumClasses]row
 	writer Writer
+
+	feed feed
 }
 
 // figures is what a Table shows, in one piece of memory without pointers.
@@ -52,7 +55,8 @@ type figures struct {
 	publications atomic.Uint64
 	interval     atomic.Uint64 // which one it is between two publications; never the same twice
 	counter      atomic.Uint32
-	_            [12]byte             // to the end of the cache line
+	watched      atomic.Uint32        // 1 while somebody is to be told of publications
+	atReset      atomic.Uint64        // what counted was at the last Reset
 	seen         [words]atomic.Uint64 // classes whose live figures are not 0
 	_            [64 - words*8%64]byte
 	rows         [NumClasses]row
@@ -96,7 +100,7 @@ type ledger struct {
 const words = (NumClasses + 63) / 64
 
 // figuresLayout changes whenever the fields above do.
-const figuresLayout = 0x6b73746174<<8 | 2 // "kstat", version 2
+const figuresLayout = 0x6b73746174<<8 | 3 // "kstat", version 3
 
 // LedgerSize is how many bytes of memory [OpenTable] needs, ViewSize how many
 // [ViewTable].
@@ -144,6 +148,7 @@ func OpenTable(memory []byte) (*Table, error) {
 	default:
 		return nil, errForeign
 	}
+	t.watched.Store(0) // whoever did was another process's
 	return t, nil
 }
 
@@ -174,6 +179,7 @@ func ViewTable(memory []byte, w Writer) (*Table, error) {
 	default:
 		return nil, errForeign
 	}
+	t.watched.Store(0)
 	return t, nil
 }
 
@@ -196,10 +202,11 @@ func (t *Table) recover() {
 // allocates nothing. Several goroutines may call it at once; a batch is then
 // wholly before or wholly after another.
 //
-// A batch of any size can make several publications due. Nobody can tell them
-// from the last one: the caller releases the packets of a batch only after Add
-// returned, so that all of them arrive at once for whoever looks. Only the
-// last is carried out, which makes a counter of 1 as cheap as any other.
+// A batch of any size can make several publications due. Nobody who reads can
+// tell them from the last one: the caller releases the packets of a batch only
+// after Add returned, so that all of them arrive at once for whoever looks. Only
+// the last is carried out, which makes a counter of 1 as cheap as any other. But
+// a [Watcher] is told of each.
 func (t *Table) Add(batch []Packet) {
 	if len(batch) == 0 {
 		return
@@ -216,9 +223,14 @@ func (t *Table) Add(batch []Packet) {
 	every := uint64(t.counter.Load())
 	arrived := t.pending.Load() + uint64(len(batch))
 	after := arrived % every // packets behind the last publication
+	told := false
 	if arrived < every {
 		t.count(batch)
 	} else {
+		if t.watched.Load() != 0 {
+			t.announce(batch, every)
+			told = true
+		}
 		last := len(batch) - int(after)
 		t.count(batch[:last])
 		t.publish()
@@ -227,6 +239,9 @@ func (t *Table) Add(batch []Packet) {
 	}
 	t.pending.Store(after)
 	t.counted.Store(t.counted.Load() + uint64(len(batch)))
+	if told {
+		t.feed.commit()
+	}
 	whole = true
 }
 
@@ -280,6 +295,12 @@ func (t *Table) SetCounter(n uint32) error {
 		t.publish()
 		t.publications.Store(t.publications.Load() + 1)
 		t.pending.Store(0)
+		if t.watched.Load() != 0 {
+			p := t.asPublished(time.Now().UnixNano())
+			t.feed.claim(1)
+			t.feed.put(0, &p)
+			t.feed.commit()
+		}
 	}
 	return nil
 }
@@ -301,6 +322,7 @@ func (t *Table) Reset() error {
 		}
 	}
 	t.pending.Store(0)
+	t.atReset.Store(t.counted.Load())
 	return nil
 }
 

@@ -12,6 +12,7 @@ type undoLog struct {
 	counted      atomic.Uint64
 	publications atomic.Uint64
 	interval     atomic.Uint64
+	atReset      atomic.Uint64
 	length       atomic.Uint64
 	entries      [NumClasses]undoEntry // each class once
 	noted        [words]atomic.Uint64  // which are in entries
@@ -43,6 +44,7 @@ func (u *undoLog) open(f *figures) {
 	u.counted.Store(f.counted.Load())
 	u.publications.Store(f.publications.Load())
 	u.interval.Store(f.interval.Load())
+	u.atReset.Store(f.atReset.Load())
 }
 
 // note keeps what a row holds, if this change has not overwritten it yet.
@@ -72,4 +74,5 @@ func (u *undoLog) back(f *figures) {
 	f.counted.Store(u.counted.Load())
 	f.publications.Store(u.publications.Load())
 	f.interval.Store(u.interval.Load())
+	f.atReset.Store(u.atReset.Load())
 }
