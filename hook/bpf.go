@@ -29,6 +29,7 @@ import (
 type BPF struct {
 	config  Config
 	holding *programs
+	table   *stats.Table
 
 	mu     sync.Mutex // held for the length of a transition, or a look
 	places []place    // one per family; none when stopped
@@ -251,15 +252,33 @@ func (e *BPF) Status() (Status, error) {
 	return status, nil
 }
 
-// Run keeps the programs attached until ctx ends, and then closes the engine.
-// There is nothing else to prove: no packet waits for this process.
+// Run keeps the programs attached, and passes on what they publish, until ctx
+// ends, and then closes the engine. There is nothing else to prove: no packet
+// waits for this process.
 func (e *BPF) Run(ctx context.Context) error {
+	feed, err := e.holding.feed(e.table)
+	if err != nil {
+		return errors.Join(err, e.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		defer cancel() // else nobody would know
+		ended <- feed.run()
+	}()
+	e.keep(ctx)
+	return errors.Join(e.Close(), feed.end(), <-ended)
+}
+
+// keep keeps the programs attached until ctx ends.
+func (e *BPF) keep(ctx context.Context) {
 	tick := time.NewTicker(proveEvery)
 	defer tick.Stop()
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
-			return e.Close()
+			return
 		case <-tick.C:
 		}
 		if n%inspectEvery == 0 {
@@ -293,10 +312,11 @@ const (
 	countIPv6File
 	setCounterFile
 	resetFile
+	publicationsFile
 	bpfFiles
 )
 
-var bpfFileNames = [bpfFiles]string{"figures", countProgCountIpv4, countProgCountIpv6, countProgSetCounter, countProgReset}
+var bpfFileNames = [bpfFiles]string{"figures", countProgCountIpv4, countProgCountIpv6, countProgSetCounter, countProgReset, countMapPublications}
 
 func inheritPrograms(files []*os.File) Holding {
 	h := new(programs)
@@ -343,9 +363,12 @@ func loadPrograms(c Config) (_ *programs, err error) {
 	h := new(programs)
 	for i, name := range bpfFileNames {
 		var fd int
-		if i == figuresFile {
+		switch i {
+		case figuresFile:
 			fd = loaded.Maps[".bss"].FD()
-		} else {
+		case publicationsFile:
+			fd = loaded.Maps[name].FD()
+		default:
 			fd = loaded.Programs[name].FD()
 		}
 		if h.files[i], err = duplicate(fd, name); err != nil {
@@ -448,12 +471,12 @@ func (h *programs) Table([]byte) (*stats.Table, error) {
 	return stats.ViewTable(figures, h)
 }
 
-func (h *programs) New(c Config, _ *stats.Table) (Engine, error) {
+func (h *programs) New(c Config, table *stats.Table) (Engine, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	e := &BPF{config: c, holding: h}
+	e := &BPF{config: c, holding: h, table: table}
 	e.repairs.Store(c.Before.Repairs)
 	return e, nil
 }

@@ -22,7 +22,8 @@ type countFigures struct {
 	Publications uint64
 	Interval     uint64
 	Counter      uint32
-	Unused       [3]uint32
+	Watched      uint32
+	AtReset      uint64
 	Seen         [16]uint64
 	Rows         [514]struct {
 		_    structs.HostLayout
@@ -70,6 +71,7 @@ type countFigures struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	countMapPublications    = "publications"
 	countProgCountIpv4      = "count_ipv4"
 	countProgCountIpv6      = "count_ipv6"
 	countProgReset          = "reset"
@@ -131,6 +133,7 @@ type countProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type countMapSpecs struct {
+	Publications *ebpf.MapSpec `ebpf:"publications"`
 }
 
 // countVariableSpecs contains global variables before they are loaded into the kernel.
@@ -162,10 +165,13 @@ func (o *countObjects) Close() error {
 //
 // It can be passed to loadCountObjects or ebpf.CollectionSpec.LoadAndAssign.
 type countMaps struct {
+	Publications *ebpf.Map `ebpf:"publications"`
 }
 
 func (m *countMaps) Close() error {
-	return _CountClose()
+	return _CountClose(
+		m.Publications,
+	)
 }
 
 // countVariables contains all global variables after they have been loaded into the kernel.

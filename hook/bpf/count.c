@@ -13,6 +13,7 @@
 #define SEC(name) __attribute__((section(name), used))
 #define ksym __attribute__((section(".ksyms")))
 #define core __attribute__((preserve_access_index))
+#define apart static __attribute__((noinline)) // not to be copied into what is fast
 #define inlined static inline __attribute__((always_inline))
 
 // Their calls must be GPL's: the kernel functions below are for such programs.
@@ -20,6 +21,8 @@ static const char gpl[] SEC("license") = "Dual MIT/GPL";
 
 static long (*bpf_spin_lock)(struct bpf_spin_lock *) = (void *)BPF_FUNC_spin_lock;
 static long (*bpf_spin_unlock)(struct bpf_spin_lock *) = (void *)BPF_FUNC_spin_unlock;
+static long (*bpf_ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) = (void *)BPF_FUNC_ringbuf_output;
+static __u64 (*bpf_ktime_get_tai_ns)(void) = (void *)BPF_FUNC_ktime_get_tai_ns;
 
 // What is needed of the kernel's structures. Where a field is, is settled when
 // the program is loaded (CO-RE).
@@ -60,6 +63,7 @@ extern void *bpf_dynptr_slice(const struct bpf_dynptr *packet, __u32 offset, voi
 
 // The figures: type figures of stats/table.go.
 
+#define TCP 6
 #define OTHER 256
 #define CLASSES ((OTHER + 1) * 2)
 
@@ -84,7 +88,8 @@ struct figures {
 	__u64 publications;
 	__u64 interval; // number of the change that began it
 	__u32 counter;
-	__u32 unused[3];
+	__u32 watched; // set by who reads publications
+	__u64 at_reset;
 	__u64 seen[16];
 	struct row rows[CLASSES];
 	struct row aside[CLASSES];
@@ -103,6 +108,8 @@ struct figures figures;
 // it can be interrupted, by a packet on its own CPU even, nobody waits for it
 // but readers. The lock is held with interrupts off, for a few instructions.
 
+#define ASIDE_TOLD 64
+
 #define BUSY 1
 #define CALLED 2
 #define STEP 4
@@ -116,7 +123,18 @@ static struct {
 	__u64 interval;
 	__u64 counted;
 	__u64 publications;
+	__u64 tcp;
+
+	// The publications among that, while somebody watches: what the fields
+	// above were. What finds no room is missed.
+	__u32 told;
+	struct publication {
+		__u64 number, tcp, packets, time;
+	} tell[ASIDE_TOLD];
 } aside SEC(".data.private");
+
+// How many packets of TCP were ever taken over.
+static __u64 taken_tcp SEC(".data.private");
 
 #define once(x) (*(volatile typeof(x) *)&(x))
 
@@ -135,7 +153,39 @@ inlined void count_in(struct row *rows, __u64 interval, __u32 class, __u32 lengt
 	row->live.bytes += length;
 }
 
-// add counts the packet that is change number ops. The caller is the writer.
+// Publications for those who watch: stats.Publication, but that time is TAI.
+struct {
+	int (*type)[BPF_MAP_TYPE_RINGBUF];
+	int (*max_entries)[1 << 20];
+} publications SEC(".maps");
+
+// announce tells of the publication that has just been made, and of what was
+// counted aside since. Nobody waits for those who watch: if the ring is full, the
+// next number shows it. The caller is the writer, and has not got the lock: so
+// they are in order.
+apart void announce(const struct publication *since)
+{
+	struct row *tcp = &figures.rows[TCP << 1];
+	struct publication p = {
+		.number = figures.publications + since->number,
+		.tcp = tcp[IPV4].live.packets - tcp[IPV4].base.packets + tcp[IPV6].live.packets - tcp[IPV6].base.packets +
+		       taken_tcp + since->tcp,
+		.packets = figures.counted - figures.at_reset + since->packets,
+		.time = since->time,
+	};
+
+	bpf_ringbuf_output(&publications, &p, sizeof(p), 0);
+}
+
+apart void announce_now(void)
+{
+	struct publication now = { .time = bpf_ktime_get_tai_ns() };
+
+	announce(&now);
+}
+
+// add counts the packet that is change number ops. The caller is the writer, and
+// has not got the lock.
 inlined void add(__u64 ops, __u32 class, __u32 length)
 {
 	__u64 pending = ops - figures.interval;
@@ -146,13 +196,15 @@ inlined void add(__u64 ops, __u32 class, __u32 length)
 		figures.interval = ops;
 		figures.publications++;
 		pending = 0;
+		if (figures.watched)
+			announce_now();
 	}
 	figures.pending = pending;
 }
 
-// put_aside counts a packet while a writer makes the change behind seq. The
-// caller has the lock.
-inlined void put_aside(__u64 seq, __u32 class, __u32 length)
+// put_aside counts a packet while a writer makes the change behind seq. Time is 0
+// if nobody watches. The caller has the lock.
+inlined void put_aside(__u64 seq, __u32 class, __u32 length, __u64 time)
 {
 	if (!aside.ops) {
 		// The writer's own packet comes first. It may have published, or is
@@ -164,9 +216,16 @@ inlined void put_aside(__u64 seq, __u32 class, __u32 length)
 	}
 	count_in(figures.aside, aside.interval, class, length);
 	aside.counted++;
+	aside.tcp += class >> 1 == TCP;
 	if (++aside.ops - aside.interval >= figures.counter) {
+		__u32 told = aside.told;
+
 		aside.interval = aside.ops;
 		aside.publications++;
+		if (time && told < ASIDE_TOLD) {
+			aside.tell[told] = (struct publication){ aside.publications, aside.tcp, aside.counted, time };
+			aside.told = told + 1;
+		}
 	}
 }
 
@@ -182,7 +241,8 @@ inlined __u64 take_over(__u64 ops)
 	figures.counted += aside.counted;
 	figures.publications += aside.publications;
 	figures.pending = ops - aside.interval;
-	aside.ops = aside.counted = aside.publications = 0;
+	taken_tcp += aside.tcp;
+	aside.ops = aside.counted = aside.publications = aside.tcp = aside.told = 0;
 	return ops;
 }
 
@@ -199,28 +259,44 @@ inlined void leave(__u64 ops)
 	__sync_lock_test_and_set(&figures.seq, ops * STEP); // a full barrier
 }
 
+// finish ends change number ops, for a writer that was called. What was counted
+// aside is announced, which cannot be done with the lock held, as long as more
+// comes.
+apart void finish(__u64 ops)
+{
+	bpf_spin_lock(&lock);
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < ASIDE_TOLD && i < once(aside.told); i++) {
+		bpf_spin_unlock(&lock);
+		announce(&aside.tell[i]);
+		bpf_spin_lock(&lock);
+	}
+	leave(take_over(ops));
+	bpf_spin_unlock(&lock);
+}
+
 inlined int count(__u32 class, __u32 length)
 {
-	__u64 seq = once(figures.seq);
+	__u64 seq = once(figures.seq), time;
 
 	if (!(seq & BUSY) && __sync_bool_compare_and_swap(&figures.seq, seq, seq | BUSY)) {
 		add(seq / STEP + 1, class, length);
 		if (__sync_bool_compare_and_swap(&figures.seq, seq | BUSY, seq + STEP))
 			return NF_ACCEPT;
-		bpf_spin_lock(&lock);
-		leave(take_over(seq / STEP + 1));
-		bpf_spin_unlock(&lock);
+		finish(seq / STEP + 1);
 		return NF_ACCEPT;
 	}
+	time = figures.watched ? bpf_ktime_get_tai_ns() : 0;
 	bpf_spin_lock(&lock);
 	seq = call();
 	if (seq & BUSY) {
-		put_aside(seq, class, length);
-	} else {
-		add(seq / STEP + 1, class, length);
-		leave(seq / STEP + 1);
+		put_aside(seq, class, length, time);
+		bpf_spin_unlock(&lock);
+		return NF_ACCEPT;
 	}
 	bpf_spin_unlock(&lock);
+	add(seq / STEP + 1, class, length);
+	finish(seq / STEP + 1);
 	return NF_ACCEPT;
 }
 
@@ -360,24 +436,27 @@ SEC("tc")
 int set_counter(struct __sk_buff *argument)
 {
 	__u32 counter = argument->mark;
-	int done = AGAIN;
 
 	bpf_spin_lock(&lock);
-	__u64 seq = call();
-	if (!(seq & BUSY)) {
-		__u64 ops = seq / STEP;
-
-		figures.counter = counter;
-		if (figures.pending >= counter) {
-			figures.interval = ++ops;
-			figures.publications++;
-			figures.pending = 0;
-		}
-		leave(ops);
-		done = DONE;
+	__u64 seq = call(), ops = seq / STEP;
+	if (seq & BUSY) {
+		bpf_spin_unlock(&lock);
+		return AGAIN;
 	}
+	figures.counter = counter;
+	if (figures.pending < counter) {
+		leave(ops);
+		bpf_spin_unlock(&lock);
+		return DONE;
+	}
+	figures.interval = ++ops;
+	figures.publications++;
+	figures.pending = 0;
 	bpf_spin_unlock(&lock);
-	return done;
+	if (figures.watched)
+		announce_now();
+	finish(ops);
+	return DONE;
 }
 
 SEC("tc")
@@ -398,6 +477,7 @@ int reset(void *unused __attribute__((unused)))
 		}
 		figures.interval = ops;
 		figures.pending = 0;
+		figures.at_reset = figures.counted;
 		leave(ops);
 		done = DONE;
 	}
