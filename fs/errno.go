@@ -3,6 +3,8 @@ package fs
 import (
 	"errors"
 	"syscall"
+
+	"kstat/stats"
 )
 
 // errno turns an error into what a system call returns: the errno that it
@@ -14,6 +16,12 @@ func errno(err error) syscall.Errno {
 		return 0
 	case errors.As(err, &e):
 		return e
+	case errors.Is(err, stats.ErrNoNews):
+		return syscall.EAGAIN
+	case errors.Is(err, stats.ErrInterrupted):
+		return syscall.EINTR
+	case errors.Is(err, stats.ErrTooManyWatchers):
+		return syscall.ENFILE
 	}
 	return syscall.EIO
 }

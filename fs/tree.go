@@ -47,6 +47,7 @@ type file struct {
 	size  uint64
 	read  func(*Tree) ([]byte, error)
 	write func(*Tree, []byte) error
+	watch func(*Tree) (*stats.Watcher, error)
 }
 
 // of returns the file of a tree.
@@ -57,6 +58,9 @@ func (f *file) of(t *Tree) File {
 	}
 	if f.write != nil {
 		bound.Write = func(text []byte) error { return f.write(t, text) }
+	}
+	if f.watch != nil {
+		bound.Watch = func() (*stats.Watcher, error) { return f.watch(t) }
 	}
 	return bound
 }
@@ -107,6 +111,7 @@ var files = []file{
 		}
 		return d.render()
 	}},
+	{name: "watch", mode: 0o444, watch: func(t *Tree) (*stats.Watcher, error) { return t.Table.Watch() }},
 }
 
 // protocolsDir holds a folder per protocol. All of them can be opened; those

@@ -109,6 +109,7 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 	g.Go(func() error { return server.Run(ctx) })
 	err = g.Wait()
 	log.Info("counting ended", "counted", s.table.Counted())
+	s.table.Finish()
 	tell(drained)
 	server.Drain(time.Second)
 	return err

@@ -117,6 +117,7 @@ func (i *instance) close() {
 	case i.cancel != nil:
 		i.cancel()
 		<-i.ended
+		i.table.Finish() // for who waits in watch
 	case i.engine != nil:
 		_ = i.engine.Close() // it was never seen
 	}
