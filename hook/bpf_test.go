@@ -36,6 +36,7 @@ type loaded struct {
 	programs [2]*ebpf.Program // by family
 	table    *stats.Table
 	figures  *countFigures // the table's memory
+	held     *programs
 }
 
 func load(t testing.TB) *loaded {
@@ -45,7 +46,7 @@ func load(t testing.TB) *loaded {
 	must(t, err)
 	t.Cleanup(held.Close)
 	h := held.(*programs)
-	l := new(loaded)
+	l := &loaded{held: h}
 	l.table, err = h.Table(nil)
 	must(t, err)
 	memory, err := unix.Mmap(int(h.files[figuresFile].Fd()), 0, stats.ViewSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

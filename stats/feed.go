@@ -40,10 +40,10 @@ var (
 // read, and neither waits for the other: a watcher that was overtaken while it
 // copied a slot sees so in claimed.
 type feed struct {
-	slots   *[Kept]slot   // made by the first watcher
-	claimed atomic.Uint64 // publications that have, or are just getting, a slot
-	added   atomic.Uint64 // publications that have one
-	known   atomic.Uint64 // none up to this number is still to be added
+	slots   atomic.Pointer[[Kept]slot] // made by the first watcher
+	claimed atomic.Uint64              // publications that have, or are just getting, a slot
+	added   atomic.Uint64              // publications that have one
+	known   atomic.Uint64              // none up to this number is still to be added
 
 	news  atomic.Pointer[chan struct{}] // made by who waits, closed by the crier
 	bell  chan struct{}                 // rung by who adds, for the crier
@@ -78,8 +78,9 @@ func (t *Table) Watch() (*Watcher, error) {
 		return nil, ErrTooManyWatchers
 	}
 	if f.watchers++; f.watchers == 1 {
-		if f.slots == nil {
-			f.slots, f.bell = new([Kept]slot), make(chan struct{}, 1)
+		if f.slots.Load() == nil {
+			f.slots.Store(new([Kept]slot))
+			f.bell = make(chan struct{}, 1)
 		}
 		f.stop = make(chan struct{})
 		go f.cry(f.stop)
@@ -146,7 +147,7 @@ func (w *Watcher) take() (p Publication, missed uint64, ok bool) {
 			missed, w.next = known+1-w.next, known+1
 			return Publication{}, missed, true
 		}
-		p = f.slots[w.at%Kept].load()
+		p = f.slots.Load()[w.at%Kept].load()
 		if f.claimed.Load()-w.at > Kept {
 			// Not to the oldest: that would be overtaken again at once.
 			w.at = f.added.Load() - Kept/2
@@ -179,7 +180,7 @@ func (s *slot) store(p *Publication) {
 func (f *feed) claim(n uint64) { f.claimed.Store(f.added.Load() + n) }
 
 // put stores the i-th of those that were claimed.
-func (f *feed) put(i uint64, p *Publication) { f.slots[(f.added.Load()+i)%Kept].store(p) }
+func (f *feed) put(i uint64, p *Publication) { f.slots.Load()[(f.added.Load()+i)%Kept].store(p) }
 
 // commit adds what was claimed.
 func (f *feed) commit() {
