@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -60,6 +63,7 @@ func (*pretender) Uncounted() (uint64, error) { return 3, nil }
 //
 //	add PROTOCOL FAMILY PACKETS BYTES
 //	refuse ERRNO
+//	idle
 //
 // and answers each with a line.
 func serveTree(dir string) {
@@ -96,7 +100,9 @@ func serveTree(dir string) {
 			fmt.Println(obey(lines.Text(), tree.Table, engine))
 		}
 	}()
-	err = errors.Join(server.Run(ctx), point.Unmount())
+	err = server.Run(ctx)
+	tree.Table.Finish()
+	err = errors.Join(err, point.Unmount())
 	server.Drain(time.Second)
 	fmt.Println("ended:", errors.Join(err, point.Close()))
 }
@@ -116,7 +122,24 @@ func obey(command string, table *stats.Table, engine *pretender) string {
 		engine.refuse.Store(int32(errno))
 		return "done"
 	}
+	if command == "idle" {
+		return idle()
+	}
 	return "no such command"
+}
+
+// idle waits until no goroutine waits for publications or wakes those who do.
+func idle() string {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		switch {
+		case !bytes.Contains(stacks, []byte("kstat/fs.(*watch)")) && !bytes.Contains(stacks, []byte("kstat/stats.")):
+			return "done"
+		case time.Now().After(end):
+			return "goroutines are left: " + strconv.Quote(string(stacks))
+		}
+	}
 }
 
 // server is a serving process.

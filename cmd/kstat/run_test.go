@@ -126,6 +126,20 @@ func TestRunFlags(t *testing.T) {
 	script(t, nil, `test ! -e /proc/kstat -a ! -e /sys/module/kstat -a -z "$(ls -A /run/kstat)"; ! grep kstat /proc/modules`, "")
 }
 
+// A world has the file watch, too, and rmmod ends it.
+func TestRunWatch(t *testing.T) {
+	script(t, []string{"--start", "--counter", "2"}, `
+lines=$(mktemp)
+cat $KSTAT_MOUNT/watch >$lines & cat=$!
+until ls -l /proc/$cat/fd | grep -q watch; do :; done
+bash -c 'for i in 1 2; do echo >/dev/udp/127.0.0.1/9; done'
+rmmod kstat
+wait $cat
+cut -d ' ' -f 1-3 $lines
+rm $lines
+`, "1 0 2\n2 0 4\n")
+}
+
 // The module's files exist from insmod to rmmod, and are new each time.
 func TestRunModule(t *testing.T) {
 	needWorld(t)
