@@ -45,6 +45,9 @@ func Serve(connection *os.File, root gofs.InodeEmbedder, keep time.Duration) (*S
 		MountOptions: fuse.MountOptions{
 			MaxWrite:      maxWrite,
 			DisableXAttrs: true,
+			// It is for files that are backed by files. For ours go-fuse writes the
+			// header into a pipe, and then thinks better of it: three system calls a read.
+			DisableSplice: true,
 			// Only a file system that holds more than a tree has any; they never change.
 			EnableSymlinkCaching: true,
 			Logger:               log.New(io.Discard, "", 0),
