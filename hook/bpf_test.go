@@ -497,21 +497,34 @@ func BenchmarkProgram(b *testing.B) {
 	})
 	must(b, err)
 	defer empty.Close()
+	f, err := l.held.feed(l.table)
+	must(b, err)
+	fed := make(chan error, 1)
+	go func() { fed <- f.run() }()
+	defer func() { must(b, f.end(), <-fed) }()
 	tcp6 := v6(extHopByHop, ext(extDestination, 0, 8), fragment(extDestination, 0, true), ext(6, 0, 8))
 	for _, bench := range []struct {
 		name    string
 		program *ebpf.Program
 		counter uint32
 		packet  []byte
+		watched bool
 	}{
-		{"empty", empty, 10, v4(5, 6)},
-		{"IPv4 TCP, N=10", l.programs[stats.IPv4], 10, v4(5, 6)},
-		{"IPv4 TCP, N=1", l.programs[stats.IPv4], 1, v4(5, 6)},
-		{"IPv6 TCP, N=10", l.programs[stats.IPv6], 10, v6(6)},
-		{"IPv6 TCP behind three headers, N=10", l.programs[stats.IPv6], 10, tcp6},
+		{"empty", empty, 10, v4(5, 6), false},
+		{"IPv4 TCP, N=10", l.programs[stats.IPv4], 10, v4(5, 6), false},
+		{"IPv4 TCP, N=1", l.programs[stats.IPv4], 1, v4(5, 6), false},
+		{"IPv4 TCP, N=10, watched", l.programs[stats.IPv4], 10, v4(5, 6), true},
+		{"IPv4 TCP, N=1, watched", l.programs[stats.IPv4], 1, v4(5, 6), true},
+		{"IPv6 TCP, N=10", l.programs[stats.IPv6], 10, v6(6), false},
+		{"IPv6 TCP behind three headers, N=10", l.programs[stats.IPv6], 10, tcp6, false},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			must(b, l.table.SetCounter(bench.counter))
+			if bench.watched {
+				w, err := l.table.Watch()
+				must(b, err)
+				defer w.Close()
+			}
 			_, each, err := bench.program.Benchmark(bench.packet, b.N, b.ResetTimer)
 			must(b, err)
 			b.ReportMetric(float64(each.Nanoseconds()), "ns/op")
