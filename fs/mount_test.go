@@ -223,7 +223,7 @@ func TestOpenFilesDoNotHoldUp(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	began := time.Now()
-	if last := s.end(unix.SIGTERM); last != "ended: <nil>" {
+	if last := s.end(unix.SIGTERM); last != "ended: somebody holds a file" {
 		t.Error("the server's end:", last)
 	}
 	t.Log("ended after", time.Since(began).Round(time.Millisecond))

@@ -104,6 +104,11 @@ func serveTree(dir string) {
 	tree.Table.Finish()
 	err = errors.Join(err, point.Unmount())
 	server.Drain(time.Second)
+	select {
+	case <-server.ended:
+	default:
+		err = errors.Join(err, errors.New("somebody holds a file"))
+	}
 	fmt.Println("ended:", errors.Join(err, point.Close()))
 }
 

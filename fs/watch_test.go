@@ -228,12 +228,8 @@ func TestWatchStopped(t *testing.T) {
 func TestWatchEnds(t *testing.T) {
 	s := serve(t)
 	waiting := []*reading{s.reads("cat"), s.reads("cat")}
-	began := time.Now()
 	if last := s.end(unix.SIGTERM); last != "ended: <nil>" {
 		t.Error(last)
-	}
-	if took := time.Since(began); took > 900*time.Millisecond { // Drain gives up after a second
-		t.Errorf("the end took %v", took)
 	}
 	for _, r := range waiting {
 		if rest, err := r.end(); rest != "" || err != nil {
