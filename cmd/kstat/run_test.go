@@ -132,12 +132,12 @@ func TestRunWatch(t *testing.T) {
 lines=$(mktemp)
 cat $KSTAT_MOUNT/watch >$lines & cat=$!
 until ls -l /proc/$cat/fd | grep -q watch; do :; done
-bash -c 'for i in 1 2; do echo >/dev/udp/127.0.0.1/9; done'
+bash -c 'for i in 1 2; do echo >/dev/tcp/127.0.0.1/9; done' 2>/dev/null || :
 rmmod kstat
 wait $cat
 cut -d ' ' -f 1-3 $lines
 rm $lines
-`, "1 0 2\n2 0 4\n")
+`, "1 2 2\n2 4 4\n")
 }
 
 // The module's files exist from insmod to rmmod, and are new each time.
