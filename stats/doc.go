@@ -12,6 +12,10 @@
 // The one who adds may also be the kernel: then the table is a view
 // ([ViewTable]) of memory that is shared with it, and only reads.
 //
+// Whoever wants to see each publication has a [Watcher]: while there is one, all
+// are kept in a ring, each with the figures of its own packet, and a watcher that
+// is overtaken is told how many it missed.
+//
 // # Concurrency
 //
 // Several goroutines may call [Table.Add] at once; each call is one arrival of
