@@ -108,7 +108,7 @@ struct figures figures;
 // it can be interrupted, by a packet on its own CPU even, nobody waits for it
 // but readers. The lock is held with interrupts off, for a few instructions.
 
-#define ASIDE_TOLD 64
+#define ASIDE_TOLD 16
 
 #define BUSY 1
 #define CALLED 2
