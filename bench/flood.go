@@ -15,16 +15,35 @@ type flood struct {
 	counted   uint64
 	uncounted uint64
 	took      time.Duration // until the queue was empty again
+	burst     burst         // the sender's side
+	consumer  usage         // of the consumer, if it is a process
 }
 
 func (f flood) rate() float64    { return float64(f.counted) / f.took.Seconds() }
 func (f flood) offered() float64 { return float64(f.sent) / f.took.Seconds() }
 
+// burst is what a blaster did.
+type burst struct {
+	sent uint64
+	took time.Duration
+	cpu  time.Duration // of its processor; as long as took, if it had one to itself
+}
+
+// packetCost is the processor's time per packet, in nanoseconds.
+func (b burst) packetCost() float64 { return float64(b.cpu) / float64(max(b.sent, 1)) }
+
+const smallPayload = 18 // bytes of UDP: the smallest Ethernet frame
+
+func (l *lab) burst(ctx context.Context, cpu int, d time.Duration, rate float64, payload int) (burst, error) {
+	got, err := output(ctx, anyCPU, l.tools.path("blaster"),
+		seconds(d), strconv.FormatFloat(rate, 'f', 0, 64), strconv.Itoa(cpu), strconv.Itoa(l.sink), strconv.Itoa(payload))
+	return burst{got["sent"], time.Duration(got["ns"]), time.Duration(got["cpu"])}, err
+}
+
 // blast sends UDP packets from one CPU and answers how many, and for how long.
 func (l *lab) blast(ctx context.Context, cpu int, d time.Duration, rate float64) (uint64, time.Duration, error) {
-	got, err := output(ctx, anyCPU, l.tools.path("blaster"),
-		seconds(d), strconv.FormatFloat(rate, 'f', 0, 64), strconv.Itoa(cpu), strconv.Itoa(l.sink))
-	return got["sent"], time.Duration(got["ns"]), err
+	b, err := l.burst(ctx, cpu, d, rate, smallPayload)
+	return b.sent, b.took, err
 }
 
 func seconds(d time.Duration) string {
@@ -33,18 +52,30 @@ func seconds(d time.Duration) string {
 
 // flood runs the blaster against a consumer.
 func (l *lab) flood(ctx context.Context, c consumer, d time.Duration, rate float64) (flood, error) {
+	return l.floodOf(ctx, c, d, rate, smallPayload)
+}
+
+func (l *lab) floodOf(ctx context.Context, c consumer, d time.Duration, rate float64, payload int) (flood, error) {
 	before, err := c.tally()
 	if err != nil {
 		return flood{}, err
 	}
-	sent, took, err := l.blast(ctx, trafficCPU, d, rate)
+	used, err := usageOf(c)
+	if err != nil {
+		return flood{}, err
+	}
+	sent, err := l.burst(ctx, trafficCPU, d, rate, payload)
 	if err != nil {
 		return flood{}, err
 	}
 	if _, ok := c.(absent); ok {
-		return flood{sent: sent, counted: sent, took: took}, nil
+		return flood{sent: sent.sent, counted: sent.sent, took: sent.took, burst: sent}, nil
 	}
 	rest, err := drain(ctx)
+	if err != nil {
+		return flood{}, err
+	}
+	nowUsed, err := usageOf(c)
 	if err != nil {
 		return flood{}, err
 	}
@@ -52,7 +83,14 @@ func (l *lab) flood(ctx context.Context, c consumer, d time.Duration, rate float
 	if err != nil {
 		return flood{}, err
 	}
-	return flood{sent, after.counted - before.counted, after.uncounted - before.uncounted, took + rest}, nil
+	return flood{
+		sent:      sent.sent,
+		counted:   after.counted - before.counted,
+		uncounted: after.uncounted - before.uncounted,
+		took:      sent.took + rest,
+		burst:     sent,
+		consumer:  nowUsed.less(used),
+	}, nil
 }
 
 // lossless looks for the highest offered rate at which nothing stays uncounted, and answers the rate counted there.
@@ -80,9 +118,10 @@ func (l *lab) lossless(ctx context.Context, c consumer, full flood) (float64, er
 	return best, nil
 }
 
-// packets is the row of packets per second through the hook.
+// packets is the row of packets per second through a queue, and of what they cost whoever consumes them.
 func packets(ctx context.Context, l *lab) []line {
-	const counted, noLoss, share = "counted", "lossless", "uncounted"
+	const counted, noLoss, share, through, user, cpu = "counted", "lossless", "uncounted", "through", "user", "cpu"
+	peers := []string{none, floor, stock, kstatd, twoQueues}
 	t := l.rounds(ctx, "packets", l.numRounds, l.peerSubjects(func(ctx context.Context, c consumer) (sample, error) {
 		full, err := l.flood(ctx, c, l.flooding, fullSpeed)
 		if err != nil {
@@ -93,24 +132,36 @@ func packets(ctx context.Context, l *lab) []line {
 			counted: full.rate(),
 			noLoss:  best,
 			share:   100 * float64(full.uncounted) / float64(max(full.sent, 1)),
+			through: float64(full.counted),
+			user:    float64(full.consumer.user),
+			cpu:     float64(full.consumer.all),
 		}, err
-	}, none, floor, stock, kstatd)...)
+	}, peers...)...)
 
-	const rate = "packets/s, none uncounted"
+	const (
+		rate    = "packets/s, none uncounted"
+		userCPU = "user CPU per packet"
+		allCPU  = "user and system CPU per packet"
+	)
 	lines := []line{
-		t.ratio(kstatd, floor, noLoss, rate, atLeast(0.90)),
+		t.ratio(kstatd, floor, noLoss, rate, atLeast(0.97)),
 		t.ratio(kstatd, stock, noLoss, rate, atLeast(4)),
+		t.pooledRatio(kstatd, floor, user, through, userCPU, atMost(1.5)),
+		t.pooledRatio(kstatd, floor, cpu, through, allCPU, nil),
+		t.ratio(twoQueues, floor, noLoss, rate, nil),
 		t.ratio(floor, stock, noLoss, rate, nil),
 		t.ratio(floor, none, noLoss, rate, nil),
 		t.ratio(kstatd, none, noLoss, rate, nil),
 	}
-	for _, peer := range []string{none, floor, stock, kstatd} {
+	for _, peer := range peers {
 		lines = append(lines, t.line(peer, noLoss, rate, "packets/s"))
 	}
-	for _, peer := range []string{floor, stock, kstatd} {
+	for _, peer := range peers[1:] {
 		lines = append(lines,
 			t.line(peer, counted, "counted of a flood at full speed", "packets/s"),
-			t.line(peer, share, "left uncounted at full speed", "%"))
+			t.line(peer, share, "left uncounted at full speed", "%"),
+			t.pooled(peer, user, through, userCPU, "ns"),
+			t.pooled(peer, cpu, through, allCPU, "ns"))
 	}
 	return lines
 }

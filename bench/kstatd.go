@@ -31,7 +31,7 @@ func (l *lab) missingKstatd() error {
 }
 
 // startKstatd starts the daemon on a mount point of its own and waits for READY=1 (sd_notify) and a readable tree.
-func (l *lab) startKstatd(ctx context.Context) (*daemon, error) {
+func (l *lab) startKstatd(ctx context.Context, engine string, more ...string) (*daemon, error) {
 	if err := l.missingKstatd(); err != nil {
 		return nil, err
 	}
@@ -51,9 +51,11 @@ func (l *lab) startKstatd(ctx context.Context) (*daemon, error) {
 	defer conn.Close()
 
 	began := time.Now()
-	d.process, err = start(ctx, l.consumerCPU, []string{"NOTIFY_SOCKET=" + notify.Name}, l.kstatd,
-		"--mount", d.tree, "--queue", strconv.Itoa(queueNumber), "--queue-len", strconv.Itoa(l.queueLen),
-		"--counter", strconv.Itoa(l.counter), "--start")
+	args := append([]string{
+		"--mount", d.tree, "--engine", engine, "--queue", strconv.Itoa(queueNumber), "--queue-len", strconv.Itoa(l.queueLen),
+		"--counter", strconv.Itoa(l.counter), "--start",
+	}, more...)
+	d.process, err = start(ctx, l.consumerCPU, []string{"NOTIFY_SOCKET=" + notify.Name}, l.kstatd, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -12,14 +12,15 @@ func latency(ctx context.Context, l *lab) []line {
 	t := l.rounds(ctx, "round trip", l.numRounds, l.peerSubjects(func(ctx context.Context, _ consumer) (sample, error) {
 		got, err := output(ctx, anyCPU, l.tools.path("ping"), strconv.Itoa(l.pings), strconv.Itoa(gap), strconv.Itoa(trafficCPU))
 		return sample{p50: float64(got["p50"]) / 1e3, p99: float64(got["p99"]) / 1e3}, err
-	}, none, floor, stock, kstatd)...)
+	}, none, floor, stock, kstatd, kstatdBPF)...)
 
 	lines := []line{
-		t.ratio(kstatd, floor, p50, "idle round trip, p50", atMost(1.3)),
+		t.ratio(kstatdBPF, none, p50, "idle round trip, p50", atMost(1.02)),
+		t.ratio(kstatd, floor, p50, "idle round trip, p50", atMost(1.15)),
 		t.ratio(kstatd, floor, p99, "idle round trip, p99", nil),
 		t.ratio(kstatd, stock, p50, "idle round trip, p50", nil),
 	}
-	for _, peer := range []string{none, floor, stock, kstatd} {
+	for _, peer := range []string{none, floor, stock, kstatd, kstatdBPF} {
 		lines = append(lines,
 			t.line(peer, p50, "idle round trip, p50", "µs"),
 			t.line(peer, p99, "idle round trip, p99", "µs"))

@@ -114,6 +114,7 @@ type row struct {
 
 func rows() []row {
 	return []row{
+		{"in-kernel", inKernel},
 		{"packets", packets},
 		{"packets-unpinned", unpinned(packets)},
 		{"allocs", allocs},

@@ -39,44 +39,26 @@ func mebibytes(kibibytes uint64) float64 { return float64(kibibytes) / 1024 }
 
 // residentMemory adds up VmRSS and VmHWM, in KiB, of a process and its descendants: kstatd may watch a worker.
 func residentMemory(pid int) (map[string]uint64, error) {
-	base := "/proc/" + strconv.Itoa(pid)
-	text, err := os.ReadFile(base + "/status")
+	pids, err := family(pid)
 	if err != nil {
 		return nil, fmt.Errorf("read memory: %w", err)
 	}
 	total := make(map[string]uint64)
-	for l := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(l, ":")
-		if name != "VmRSS" && name != "VmHWM" {
-			continue
-		}
-		n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+	for _, pid := range pids {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 		if err != nil {
-			return nil, fmt.Errorf("parse %q: %w", l, err)
+			return nil, fmt.Errorf("read memory: %w", err)
 		}
-		total[name] = n
-	}
-	threads, err := os.ReadDir(base + "/task")
-	if err != nil {
-		return nil, fmt.Errorf("read memory: %w", err)
-	}
-	for _, thread := range threads {
-		text, err := os.ReadFile(base + "/task/" + thread.Name() + "/children")
-		if err != nil {
-			continue // a thread that ended meanwhile
-		}
-		for _, word := range strings.Fields(string(text)) {
-			child, err := strconv.Atoi(word)
+		for l := range strings.Lines(string(text)) {
+			name, value, _ := strings.Cut(l, ":")
+			if name != "VmRSS" && name != "VmHWM" {
+				continue
+			}
+			n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 			if err != nil {
-				return nil, fmt.Errorf("parse children %q: %w", text, err)
+				return nil, fmt.Errorf("parse %q: %w", l, err)
 			}
-			more, err := residentMemory(child)
-			if err != nil {
-				return nil, err
-			}
-			for name, n := range more {
-				total[name] += n
-			}
+			total[name] += n
 		}
 	}
 	return total, nil

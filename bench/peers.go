@@ -10,10 +10,21 @@ import (
 )
 
 const (
-	none   = "none"
-	floor  = "C floor"
-	stock  = "go-nfqueue as it comes"
-	kstatd = "kstatd"
+	none      = "none"
+	floor     = "C floor"
+	stock     = "go-nfqueue as it comes"
+	kstatd    = "kstatd nfqueue"
+	twoQueues = "kstatd nfqueue --queues 2"
+	kstatdBPF = "kstatd bpf"
+
+	// These count in the kernel, and are read by nobody meanwhile.
+	nftCounter = "nft counter"
+	nftSet     = "nft dynamic set"
+	nfacct     = "nfacct"
+	emptyBPF   = "empty BPF program"
+	tracepoint = "bpftrace, tracepoint"
+	kprobe     = "bpftrace, kprobe"
+	kfunc      = "bpftrace, kfunc"
 )
 
 const (
@@ -60,21 +71,37 @@ func (l *lab) startPeer(ctx context.Context, peer string) (consumer, error) {
 	switch peer {
 	case none:
 		return absent{}, nil
+	case nftCounter, nftSet, nfacct:
+		return addCounting(peer)
+	case emptyBPF:
+		return attachEmpty()
+	case tracepoint, kprobe, kfunc:
+		return l.startBpftrace(ctx, peer)
 	case floor:
 		return l.startPlain(ctx, l.tools.path("floor"))
 	case stock:
 		return l.startPlain(ctx, l.tools.path("stock"))
 	case kstatd:
-		return l.startKstatd(ctx)
+		return l.startKstatd(ctx, "nfqueue")
+	case twoQueues:
+		return l.startKstatd(ctx, "nfqueue", "--queues", "2")
+	case kstatdBPF:
+		return l.startKstatd(ctx, "bpf")
 	}
 	return nil, fmt.Errorf("no peer %q", peer)
 }
 
-// absent is the peer "none": nothing in the way, nothing counted.
-type absent struct{}
+// absent is a peer that cannot be asked: "none", or one that counts nothing, or tells at its end.
+type absent struct{ end func() error }
 
 func (absent) tally() (tally, error) { return tally{}, nil }
-func (absent) stop() error           { return nil }
+
+func (a absent) stop() error {
+	if a.end == nil {
+		return nil
+	}
+	return a.end()
+}
 
 // plain is floor or stock: a program that says "ready", and its figures on SIGUSR1.
 type plain struct {

@@ -44,20 +44,30 @@ func xtQueue(queue uint16) expr.Any {
 }
 
 func addRuleWith(queue expr.Any) error {
+	return addChain(func(conn *nftables.Conn, table *nftables.Table) ([][]expr.Any, error) {
+		conn.AddObj(&nftables.NamedObj{Table: table, Name: seenCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+		return [][]expr.Any{{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: seenCounter}, queue}}, nil
+	})
+}
+
+// addChain adds the peers' table with a chain at kstatd's hook, and the rules that make returns.
+func addChain(make func(*nftables.Conn, *nftables.Table) ([][]expr.Any, error)) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
 	}
 	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: peerTable})
-	conn.AddObj(&nftables.NamedObj{Table: table, Name: seenCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "out", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityFilter,
 	})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: seenCounter},
-		queue,
-	}})
+	rules, err := make(conn, table)
+	if err != nil {
+		return err
+	}
+	for _, exprs := range rules {
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+	}
 	return conn.Flush()
 }
 

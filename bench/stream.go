@@ -42,14 +42,15 @@ func (l *lab) streamOver(ctx context.Context, what string, goal *target, where .
 			return nil, err
 		}
 		return sample{speed: float64(got["bytes"]) * 8 / float64(got["ns"])}, nil
-	}, none, floor, kstatd)...)
+	}, none, floor, kstatd, kstatdBPF)...)
 
 	lines := []line{
 		t.ratio(kstatd, none, speed, what, goal),
+		t.ratio(kstatdBPF, none, speed, what, nil),
 		t.ratio(floor, none, speed, what, nil),
 		t.ratio(kstatd, floor, speed, what, nil),
 	}
-	for _, peer := range []string{none, floor, kstatd} {
+	for _, peer := range []string{none, floor, kstatd, kstatdBPF} {
 		lines = append(lines, t.line(peer, speed, what, "Gbit/s"))
 	}
 	return lines

@@ -1,9 +1,9 @@
 /*
  * floor - the fastest plain NFQUEUE consumer we know how to write, as the yardstick for kstatd.
  *
- *   floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER
+ *   floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER [BATCH]
  *
- * Raw netlink, one thread, one blocking socket: recvmmsg of up to 64 messages, one NFQNL_MSG_VERDICT_BATCH per receive.
+ * Raw netlink, one thread, one blocking socket: recvmmsg of up to 64 messages (or BATCH), one NFQNL_MSG_VERDICT_BATCH per receive.
  * It looks at the protocol byte (no IPv6 extension headers) and adds one to an array: no library could do less.
  *
  * Prints "ready" when the queue is configured and "counted N tcp N udp N errors N" on SIGUSR1 and at the end (SIGTERM).
@@ -156,10 +156,10 @@ int main(int argc, char **argv)
 	struct nfqnl_msg_verdict_hdr accept = { .verdict = htonl(NF_ACCEPT) };
 	struct sigaction act = { .sa_handler = on_signal }; /* no SA_RESTART: a signal ends the receive */
 	struct request verdict;
-	int fd;
+	int fd, batch = argc == 6 ? atoi(argv[5]) : BATCH;
 
-	if (argc != 5) {
-		fprintf(stderr, "usage: floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER\n");
+	if (argc < 5 || argc > 6 || batch < 1 || batch > BATCH) {
+		fprintf(stderr, "usage: floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER [BATCH]\n");
 		return 2;
 	}
 	sigaction(SIGTERM, &act, NULL);
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 	fflush(stdout);
 
 	while (!want_end) {
-		int n = recvmmsg(fd, msgs, BATCH, MSG_WAITFORONE, NULL), seen = 0;
+		int n = recvmmsg(fd, msgs, batch, MSG_WAITFORONE, NULL), seen = 0;
 
 		if (want_line) {
 			want_line = 0;

@@ -24,6 +24,15 @@ static inline uint64_t now(void)
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
+/* cpu_time answers how long this process has run, in nanoseconds. */
+static inline uint64_t cpu_time(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
 static inline void pin(int cpu)
 {
 	cpu_set_t cpus;
