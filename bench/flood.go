@@ -16,7 +16,7 @@ type flood struct {
 	uncounted uint64
 	took      time.Duration // until the queue was empty again
 	burst     burst         // the sender's side
-	consumer  usage         // of the consumer, if it is a process
+	consumer  time.Duration // processor time of the consumer, if it is a process
 }
 
 func (f flood) rate() float64    { return float64(f.counted) / f.took.Seconds() }
@@ -89,7 +89,7 @@ func (l *lab) floodOf(ctx context.Context, c consumer, d time.Duration, rate flo
 		uncounted: after.uncounted - before.uncounted,
 		took:      sent.took + rest,
 		burst:     sent,
-		consumer:  nowUsed.less(used),
+		consumer:  nowUsed - used,
 	}, nil
 }
 
@@ -120,7 +120,7 @@ func (l *lab) lossless(ctx context.Context, c consumer, full flood) (float64, er
 
 // packets is the row of packets per second through a queue, and of what they cost whoever consumes them.
 func packets(ctx context.Context, l *lab) []line {
-	const counted, noLoss, share, through, user, cpu = "counted", "lossless", "uncounted", "through", "user", "cpu"
+	const counted, noLoss, share, cpu = "counted", "lossless", "uncounted", "cpu"
 	peers := []string{none, floor, stock, kstatd, twoQueues}
 	t := l.rounds(ctx, "packets", l.numRounds, l.peerSubjects(func(ctx context.Context, c consumer) (sample, error) {
 		full, err := l.flood(ctx, c, l.flooding, fullSpeed)
@@ -132,22 +132,15 @@ func packets(ctx context.Context, l *lab) []line {
 			counted: full.rate(),
 			noLoss:  best,
 			share:   100 * float64(full.uncounted) / float64(max(full.sent, 1)),
-			through: float64(full.counted),
-			user:    float64(full.consumer.user),
-			cpu:     float64(full.consumer.all),
+			cpu:     float64(full.consumer) / float64(max(full.counted, 1)),
 		}, err
 	}, peers...)...)
 
-	const (
-		rate    = "packets/s, none uncounted"
-		userCPU = "user CPU per packet"
-		allCPU  = "user and system CPU per packet"
-	)
+	const rate, allCPU = "packets/s, none uncounted", "user and system CPU per packet"
 	lines := []line{
 		t.ratio(kstatd, floor, noLoss, rate, atLeast(0.97)),
 		t.ratio(kstatd, stock, noLoss, rate, atLeast(4)),
-		t.pooledRatio(kstatd, floor, user, through, userCPU, atMost(1.5)),
-		t.pooledRatio(kstatd, floor, cpu, through, allCPU, nil),
+		t.ratio(kstatd, floor, cpu, allCPU, nil),
 		t.ratio(twoQueues, floor, noLoss, rate, nil),
 		t.ratio(floor, stock, noLoss, rate, nil),
 		t.ratio(floor, none, noLoss, rate, nil),
@@ -160,8 +153,7 @@ func packets(ctx context.Context, l *lab) []line {
 		lines = append(lines,
 			t.line(peer, counted, "counted of a flood at full speed", "packets/s"),
 			t.line(peer, share, "left uncounted at full speed", "%"),
-			t.pooled(peer, user, through, userCPU, "ns"),
-			t.pooled(peer, cpu, through, allCPU, "ns"))
+			t.line(peer, cpu, allCPU, "ns"))
 	}
 	return lines
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -294,18 +296,36 @@ func (l *lab) startBpftrace(ctx context.Context, peer string) (consumer, error) 
 	if err != nil && !errors.Is(err, unix.EBUSY) {
 		return nil, fmt.Errorf("mount tracefs: %w", err)
 	}
-	program := oneLiners[peer] + ` BEGIN { printf("ready\n"); }`
-	p, err := start(ctx, l.consumerCPU, nil, path, "-e", program)
+	// Probes are attached one after the other: when the clock ticks for the second time, all are.
+	p, err := start(ctx, l.consumerCPU, nil, path, "-e", oneLiners[peer]+` interval:ms:50 { printf("tick\n"); }`)
 	if err != nil {
 		return nil, err
 	}
-	for {
+	for ticks := 0; ticks < 2; {
 		text, err := p.line(patience)
 		if err != nil {
 			return nil, p.complaint(err)
 		}
-		if text == "ready" {
-			return absent{p.stop}, nil
+		if text == "tick" {
+			ticks++
 		}
 	}
+	return absent{p.insist}, nil
+}
+
+// insist stops a process that notices a signal only while it waits.
+func (p *process) insist() error {
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	go func() {
+		for {
+			select {
+			case <-p.ended:
+				return
+			case <-again.C:
+				_ = p.cmd.Process.Signal(syscall.SIGTERM)
+			}
+		}
+	}()
+	return p.stop()
 }

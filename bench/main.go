@@ -117,6 +117,7 @@ func rows() []row {
 		{"in-kernel", inKernel},
 		{"packets", packets},
 		{"packets-unpinned", unpinned(packets)},
+		{"user-cpu", userCPU},
 		{"allocs", allocs},
 		{"latency", latency},
 		{"latency-unpinned", unpinned(latency)},

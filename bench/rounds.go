@@ -81,41 +81,6 @@ func (t *table) ratio(a, b, figure, what string, target *target) line {
 	return out
 }
 
-// pooled is the report's line of the sum of one figure over that of another, of all rounds: for what is too small in one.
-func (t *table) pooled(subject, figure, per, what, unit string) line {
-	v, err := t.pool(subject, figure, per)
-	return line{what: what + ", all rounds: " + subject, unit: unit, values: v, missing: err}
-}
-
-// pooledRatio is that of a over that of b.
-func (t *table) pooledRatio(a, b, figure, per, what string, target *target) line {
-	out := line{what: fmt.Sprintf("%s, all rounds: %s ÷ %s", what, a, b), unit: "ratio", target: target}
-	above, err := t.pool(a, figure, per)
-	if err != nil {
-		out.missing = err
-		return out
-	}
-	below, err := t.pool(b, figure, per)
-	if err != nil {
-		out.missing = err
-		return out
-	}
-	out.values = above.over(below)
-	return out
-}
-
-func (t *table) pool(subject, figure, per string) (series, error) {
-	above, err := t.series(subject, figure)
-	if err != nil {
-		return nil, err
-	}
-	below, err := t.series(subject, per)
-	if err != nil {
-		return nil, err
-	}
-	return series{above.sum()}.over(series{below.sum()}), nil
-}
-
 // difference is the report's line of one figure of a less that of b, with its target if there is one.
 func (t *table) difference(a, b, figure, what, unit string, target *target) line {
 	out := t.compare(series.less, a, b, figure)

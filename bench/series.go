@@ -19,14 +19,6 @@ func (s series) median() float64 {
 	return (sorted[n/2-1] + sorted[n/2]) / 2
 }
 
-func (s series) sum() float64 {
-	var sum float64
-	for _, v := range s {
-		sum += v
-	}
-	return sum
-}
-
 // over divides round by round. A round whose divisor is 0 is left out.
 func (s series) over(t series) series {
 	var out series
