@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
@@ -264,11 +263,9 @@ func attachEmpty() (consumer, error) {
 		return nil, err
 	}
 	defer p.Close()
-	l, err := link.AttachNetfilter(link.NetfilterOptions{
-		Program: p, ProtocolFamily: link.NetfilterProtoIPv4, Hook: link.NetfilterInetPostRouting, Priority: 99,
-	})
+	l, err := attach(p)
 	if err != nil {
-		return nil, fmt.Errorf("attach empty program: %w", err)
+		return nil, err
 	}
 	return absent{l.Close}, nil
 }

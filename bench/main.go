@@ -115,6 +115,8 @@ type row struct {
 func rows() []row {
 	return []row{
 		{"in-kernel", inKernel},
+		{"program", program},
+		{"scaling", scaling},
 		{"packets", packets},
 		{"packets-unpinned", unpinned(packets)},
 		{"user-cpu", userCPU},

@@ -16,7 +16,7 @@ func overload(ctx context.Context, l *lab) []line {
 		if err != nil {
 			return nil, err
 		}
-		sent, took, err := l.blastFromEverywhere(ctx, trafficCPU, consumerCPU, consumerCPU)
+		sent, err := l.burstFrom(ctx, l.flooding, trafficCPU, consumerCPU, consumerCPU)
 		if err != nil {
 			return nil, err
 		}
@@ -35,10 +35,10 @@ func overload(ctx context.Context, l *lab) []line {
 		return sample{
 			// The absolute figures: the daemon is as old as its rule.
 			difference: float64(int64(after.counted + after.uncounted - passed)),
-			offered:    float64(sent) / took.Seconds(),
-			counted:    float64(got) / took.Seconds(),
-			load:       float64(sent) / float64(max(got, 1)),
-			astray:     float64(int64(sent - passed)),
+			offered:    float64(sent.sent) / sent.took.Seconds(),
+			counted:    float64(got) / sent.took.Seconds(),
+			load:       float64(sent.sent) / float64(max(got, 1)),
+			astray:     float64(int64(sent.sent - passed)),
 		}, nil
 	}, kstatd)...)
 
@@ -55,24 +55,25 @@ func overload(ctx context.Context, l *lab) []line {
 	}
 }
 
-// blastFromEverywhere floods from all of the CPUs at once and answers the packets of all blasters.
-func (l *lab) blastFromEverywhere(ctx context.Context, cpus ...int) (uint64, time.Duration, error) {
+// burstFrom floods from all of the CPUs at once and adds up what all blasters did.
+func (l *lab) burstFrom(ctx context.Context, d time.Duration, cpus ...int) (burst, error) {
 	type result struct {
-		sent uint64
-		took time.Duration
-		err  error
+		burst
+		err error
 	}
 	results := make(chan result, len(cpus))
 	for _, cpu := range cpus {
 		go func() {
-			sent, took, err := l.blast(ctx, cpu, l.flooding, fullSpeed)
-			results <- result{sent, took, err}
+			b, err := l.burst(ctx, cpu, d, fullSpeed, smallPayload)
+			results <- result{b, err}
 		}()
 	}
-	var all result
+	var all burst
+	var errs []error
 	for range cpus {
 		r := <-results
-		all = result{all.sent + r.sent, max(all.took, r.took), errors.Join(all.err, r.err)}
+		all = burst{all.sent + r.sent, max(all.took, r.took), all.cpu + r.cpu}
+		errs = append(errs, r.err)
 	}
-	return all.sent, all.took, all.err
+	return all, errors.Join(errs...)
 }

@@ -66,6 +66,12 @@ func startOn(cpu int, cmd *exec.Cmd) error {
 	if cpu == anyCPU {
 		return cmd.Start()
 	}
+	return onCPU(cpu, cmd.Start)
+}
+
+// onCPU does something on a thread that is pinned meanwhile. The thread must not end: what it has started would too
+// (PDEATHSIG).
+func onCPU(cpu int, do func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before, one unix.CPUSet
@@ -76,7 +82,7 @@ func startOn(cpu int, cmd *exec.Cmd) error {
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
 		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
 	}
-	err := cmd.Start()
+	err := do()
 	if back := unix.SchedSetaffinity(0, &before); back != nil && err == nil {
 		err = fmt.Errorf("restore affinity: %w", back)
 	}
