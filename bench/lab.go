@@ -76,6 +76,7 @@ type lab struct {
 	dir         string // for mount points and sockets
 	consumerCPU int    // or anyCPU
 	sink        int    // the port that blasters send to
+	plots       map[string]*plot
 }
 
 // newLab furnishes the namespaces that the outer bench made.
@@ -98,5 +99,5 @@ func newLab(opt options) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &lab{options: opt, tools: tools(opt.inside), dir: opt.inside, consumerCPU: consumerCPU, sink: sink}, nil
+	return &lab{options: opt, tools: tools(opt.inside), dir: opt.inside, consumerCPU: consumerCPU, sink: sink, plots: make(map[string]*plot)}, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -129,6 +130,7 @@ func rows() []row {
 		{"overload", overload},
 		{"startup", startup},
 		{"world", world},
+		{"load", load},
 	}
 }
 
@@ -183,7 +185,26 @@ func inner(ctx context.Context, opt options) (int, error) {
 	if err := r.write(out); err != nil {
 		return 2, fmt.Errorf("write report: %w", err)
 	}
+	if opt.output != "" {
+		if err := writePlots(l.plots, filepath.Dir(opt.output)); err != nil {
+			return 2, fmt.Errorf("write report: %w", err)
+		}
+	}
 	return r.status()
+}
+
+// writePlots writes them beside the report.
+func writePlots(plots map[string]*plot, dir string) error {
+	for name, p := range plots {
+		var b bytes.Buffer
+		if err := p.write(&b); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".svg"), b.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // commandLine is what was typed, for the report.
