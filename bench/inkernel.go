@@ -59,6 +59,7 @@ func inKernel(ctx context.Context, l *lab) []line {
 	for _, peer := range peers {
 		lines = append(lines, t.line(peer, rate, what, "packets/s"))
 	}
+	l.terms.hook = t.difference(emptyBPF, none, cost, "", "", nil).values.median()
 	for i := range lines { // a distribution may have none of them
 		for _, peer := range []string{nfacct, tracepoint, kprobe, kfunc} {
 			lines[i].optional = lines[i].optional || lines[i].missing != nil && lines[i].missing == t.failed[peer]

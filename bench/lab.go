@@ -77,6 +77,7 @@ type lab struct {
 	consumerCPU int    // or anyCPU
 	sink        int    // the port that blasters send to
 	plots       map[string]*plot
+	terms       terms
 }
 
 // newLab furnishes the namespaces that the outer bench made.

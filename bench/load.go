@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 )
 
 // offeredLoads are packets/s that the sender is asked for; the last is as many as it can.
@@ -54,6 +56,7 @@ func load(ctx context.Context, l *lab) []line {
 			}
 		}
 		if len(c.points) > 0 {
+			slices.SortFunc(c.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
 			last := c.points[len(c.points)-1]
 			c.name = fmt.Sprintf("%s: %s of %s", peer, kilo(last.y), kilo(last.x))
 			p.desc += fmt.Sprintf("%s counts %s of %s packets/s at full speed. ", peer, kilo(last.y), kilo(last.x))

@@ -131,6 +131,8 @@ func rows() []row {
 		{"startup", startup},
 		{"world", world},
 		{"load", load},
+		{"costs", costs},
+		{"model", func(_ context.Context, l *lab) []line { return l.model() }},
 	}
 }
 

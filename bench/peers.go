@@ -47,8 +47,12 @@ type consumer interface {
 }
 
 // with starts a peer, lets use measure, and stops it.
-func (l *lab) with(ctx context.Context, peer string, use func(consumer) (sample, error)) (out sample, err error) {
-	c, err := l.startPeer(ctx, peer)
+func (l *lab) with(ctx context.Context, peer string, use func(consumer) (sample, error)) (sample, error) {
+	return l.use(ctx, func(ctx context.Context) (consumer, error) { return l.startPeer(ctx, peer) }, use)
+}
+
+func (l *lab) use(ctx context.Context, begin func(context.Context) (consumer, error), use func(consumer) (sample, error)) (out sample, err error) {
+	c, err := begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +82,9 @@ func (l *lab) startPeer(ctx context.Context, peer string) (consumer, error) {
 	case tracepoint, kprobe, kfunc:
 		return l.startBpftrace(ctx, peer)
 	case floor:
-		return l.startPlain(ctx, l.tools.path("floor"))
+		return l.startFloor(ctx, copyRange, batchOfFloor)
 	case stock:
-		return l.startPlain(ctx, l.tools.path("stock"))
+		return l.startPlain(ctx, l.tools.path("stock"), copyRange)
 	case kstatd:
 		return l.startKstatd(ctx, "nfqueue")
 	case twoQueues:
@@ -108,9 +112,16 @@ type plain struct {
 	*process
 }
 
-func (l *lab) startPlain(ctx context.Context, path string) (consumer, error) {
-	p, err := start(ctx, l.consumerCPU, nil, path,
-		strconv.Itoa(queueNumber), strconv.Itoa(l.queueLen), strconv.Itoa(copyRange), strconv.Itoa(readBuffer))
+const batchOfFloor = 64 // packets a receive
+
+func (l *lab) startFloor(ctx context.Context, copyRange, batch int) (consumer, error) {
+	return l.startPlain(ctx, l.tools.path("floor"), copyRange, strconv.Itoa(batch))
+}
+
+func (l *lab) startPlain(ctx context.Context, path string, copyRange int, more ...string) (consumer, error) {
+	p, err := start(ctx, l.consumerCPU, nil, path, append([]string{
+		strconv.Itoa(queueNumber), strconv.Itoa(l.queueLen), strconv.Itoa(copyRange), strconv.Itoa(readBuffer),
+	}, more...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func program(ctx context.Context, l *lab) []line {
 	const (
 		empty, ten, one, thousand, six = "empty", "N=10", "N=1", "N=1000", "IPv6"
 		same, different                = "same", "different"
-		flooded, emptyFlooded          = "flooded", "empty, flooded"
+		flooded, floodedByTwo          = "flooded", "flooded by two"
 	)
 	t := l.rounds(ctx, "program", l.numRounds, subject{kstatdBPF, func(ctx context.Context) (sample, error) {
 		return l.with(ctx, kstatdBPF, func(c consumer) (sample, error) {
@@ -93,7 +93,10 @@ func program(ctx context.Context, l *lab) []line {
 				}
 				out[name] = ns - out[empty]
 			}
-			out[flooded], err = l.whileSent(ctx, v4)
+			if out[flooded], err = l.whileSent(ctx, v4, trafficCPU); err != nil {
+				return nil, err
+			}
+			out[floodedByTwo], err = l.whileSent(ctx, v4, trafficCPU, consumerCPU)
 			return out, err
 		})
 	}}, subject{emptyBPF, func(ctx context.Context) (sample, error) {
@@ -106,8 +109,9 @@ func program(ctx context.Context, l *lab) []line {
 		if err != nil {
 			return nil, err
 		}
-		ns, err := l.whileSent(ctx, nothing)
-		return sample{emptyFlooded: ns}, errors.Join(err, at.Close())
+		first, err := l.whileSent(ctx, nothing, trafficCPU)
+		second, err2 := l.whileSent(ctx, nothing, trafficCPU, consumerCPU)
+		return sample{flooded: first, floodedByTwo: second}, errors.Join(err, err2, at.Close())
 	}})
 
 	const what = "added to a packet by the program, an empty one subtracted"
@@ -116,16 +120,21 @@ func program(ctx context.Context, l *lab) []line {
 		out.what, out.target = what+": "+name, goal
 		return out
 	}
-	under := line{what: what + ": N=10, of a flood (bpf_stats)", unit: "ns"}
-	above, err := t.series(kstatdBPF, flooded)
-	below, err2 := t.series(emptyBPF, emptyFlooded)
-	under.values, under.missing = above.less(below), errors.Join(err, err2)
+	inFlood := func(figure, name string) line {
+		out := t.difference(kstatdBPF, emptyBPF, figure, "", "ns", nil)
+		out.what = what + ": " + name
+		return out
+	}
+	byTwo := inFlood(floodedByTwo, "N=10, of a flood from two CPUs (bpf_stats)")
+	l.terms.shared = byTwo.values.median()
+	l.terms.program = must(t.series(kstatdBPF, ten)).median()
 	return []line{
 		named(ten, "N=10", atMost(15)),
 		named(one, "N=1", atMost(25)),
 		named(thousand, "N=1000", nil),
 		named(six, "IPv6, N=10", nil),
-		under,
+		inFlood(flooded, "N=10, of a flood (bpf_stats)"),
+		byTwo,
 		named(same, "two CPUs that do nothing else, one protocol", nil),
 		named(different, "two CPUs that do nothing else, a protocol each", nil),
 		{what: "an empty program and the loop around it", unit: "ns", values: must(t.series(kstatdBPF, empty)), missing: t.failed[kstatdBPF]},
@@ -230,7 +239,7 @@ func attach(p *ebpf.Program) (link.Link, error) {
 }
 
 // whileSent answers how long a program ran per packet of a flood, by the kernel's own clock, whose reading is in it.
-func (l *lab) whileSent(ctx context.Context, p *ebpf.Program) (float64, error) {
+func (l *lab) whileSent(ctx context.Context, p *ebpf.Program, cpus ...int) (float64, error) {
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
 		return 0, fmt.Errorf("enable bpf_stats: %w", err)
@@ -240,7 +249,7 @@ func (l *lab) whileSent(ctx context.Context, p *ebpf.Program) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := l.burst(ctx, trafficCPU, l.flooding*3/10, fullSpeed, smallPayload); err != nil {
+	if _, err := l.burstFrom(ctx, l.flooding*3/10, cpus...); err != nil {
 		return 0, err
 	}
 	after, err := p.Stats()

@@ -47,8 +47,8 @@ type mark struct {
 
 const (
 	plotWidth, plotHeight         = 960, 560
-	plotLeft, plotRight           = 84, 700 // the names of curves are to the right
-	plotTop, plotBottom           = 64, 480
+	plotLeft, plotRight           = 84, 640 // the names of curves are to the right
+	plotTop, plotBottom           = 64, 470
 	lineHeight                    = 17.0
 	maxCurves                     = 8
 	lightColours, darkColours     = "#0969da #cf222e #1a7f37 #8250df #bc4c00 #57606a #bf3989 #0b7285", "#58a6ff #ff7b72 #56d364 #d2a8ff #ffa657 #9198a1 #ff9bce #4dd0e1"
