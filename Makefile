@@ -71,8 +71,9 @@ faults: summary ## the fault suite at full length, each figure shown, in about t
 soak: build ## run under load for HOURS=1 and look whether anything grows (needs root)
 	@$(go) run ./lab/soak -kstatd bin/kstatd -hours $(HOURS)
 
-bench: build ## measure kstatd beside its peers (needs root; gcc for the peers in C)
-	@$(go) run ./bench -kstatd bin/kstatd
+bench: build ## measure kstatd beside its peers, ten minutes, into bench/report.md (needs root; gcc for the peers in C)
+	@$(go) run ./bench -kstatd bin/kstatd -o bench/report.md
+	@if [ "$$(id -u)" = 0 ]; then chown --reference=. bench/report.md bench/*.svg; fi
 
 lint: fmt-check vet staticcheck arrows vuln modules ## gofmt, vet, staticcheck, import arrows, govulncheck, modules tidy and verified
 

@@ -2,6 +2,8 @@
 //
 //	go run ./bench -kstatd bin/kstatd -o bench/report.md
 //
+// beside which it leaves its plots, report.svg and model.svg.
+//
 // It needs root and gcc; libfuse3's development files and pkg-config are used when they are there. It compiles its C
 // programs and the Go peer into a temporary directory, then executes itself again inside fresh network and mount
 // namespaces, so the host's traffic, rules and mounts are neither touched nor measured:
@@ -21,6 +23,10 @@
 // "none" has no rule. The others read queue 7 behind a rule that counts before it queues (a named counter, seen):
 // what the rule saw and the consumer did not count is uncounted. "C floor" (c/floor.c) is raw netlink with recvmmsg and
 // batched verdicts. "go-nfqueue as it comes" (stock) is the library's README. kstatd brings a rule of its own.
+//
+// The engine in the kernel (kstatd bpf) has peers there: a BPF program that does nothing, which is what any program at the
+// hook costs; an nftables counter, for all protocols together; a dynamic set, the same count as kstatd's; nfacct, with an
+// object for each protocol that it was told of; and bpftrace. What one of them costs is seen by the sender.
 //
 // # Exit status
 //

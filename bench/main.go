@@ -163,7 +163,7 @@ func inner(ctx context.Context, opt options) (int, error) {
 	if err != nil {
 		return 2, err
 	}
-	r := report{options: opt, command: commandLine()}
+	r := report{options: opt, command: commandLine(), plots: l.plots}
 	for _, row := range rows() {
 		if opt.rows.MatchString(row.name) {
 			r.sections = append(r.sections, section{row.name, row.run(ctx, l)})

@@ -81,7 +81,11 @@ type report struct {
 	options  options
 	command  string
 	sections []section
+	plots    map[string]*plot // files beside the report, by name
 }
+
+// pictures says which section's figures a plot shows.
+var pictures = map[string]string{"load": "report", "model": "model"}
 
 func (r report) write(w io.Writer) error {
 	var b bytes.Buffer
@@ -97,7 +101,11 @@ func (r report) write(w io.Writer) error {
 		}
 	}
 	for _, s := range r.sections {
-		fmt.Fprintf(&b, "\n## %s\n\n| what | median | min–max | unit |\n| --- | --: | --: | --- |\n", s.name)
+		fmt.Fprintf(&b, "\n## %s\n", s.name)
+		if p := r.plots[pictures[s.name]]; p != nil {
+			fmt.Fprintf(&b, "\n![%s](%s.svg)\n", p.title, pictures[s.name])
+		}
+		fmt.Fprint(&b, "\n| what | median | min–max | unit |\n| --- | --: | --: | --- |\n")
 		for _, l := range s.lines {
 			fmt.Fprintf(&b, "| %s %s\n", l.what, l.cells())
 		}
@@ -119,35 +127,58 @@ func writeMachine(b *bytes.Buffer) {
 
 func (r report) writeConditions(b *bytes.Buffer) {
 	fmt.Fprintf(b, `
-Medians of %d interleaved rounds; a ratio is the median of the per-round ratios. Floods and streams last %v.
+Medians of %d interleaved rounds; a ratio is the median of the per-round ratios. Floods and streams last %v; in the row
+in-kernel they last three tenths of that, and there are three times as many rounds.
 Traffic comes from CPU 0, every consumer is pinned to CPU 1 alike, and a Go consumer runs with GOMAXPROCS=1 then; in the
 rows marked "not pinned" consumers are where the scheduler puts them. All have a queue of %d packets, a copy range of
 %d bytes, a receive buffer of %d MiB, fail-open and GSO; of these kstatd is told the queue length, the rest is its own
 choice. kstatd publishes every %d packets.
+
+A rate is by the clock. "By its CPU's time" is the same without what others on the machine take from the sender, which has a
+CPU to itself and never waits: what counts in the kernel runs in that time.
 `, r.options.numRounds, r.options.flooding, r.options.queueLen, copyRange, readBuffer>>20, r.options.counter)
 }
 
 func (r report) writeLimits(b *bytes.Buffer) {
-	fmt.Fprint(b, `
-## What this leaves out
-
-- Two cores, one of them kept for the traffic: nothing here says how figures grow with cores, queues or flows.
-- Loopback (and a veth pair): no network card, no interrupts, no offload but GSO. A packet's onward way runs inside the
+	fmt.Fprint(b, "\n## What was not measured\n\n")
+	told := make(map[string]bool)
+	for _, s := range r.sections {
+		for _, l := range s.lines {
+			if l.measured() {
+				continue
+			}
+			reason := "no value"
+			if l.missing != nil {
+				reason = strings.Join(strings.Fields(l.missing.Error()), " ")
+			}
+			if !told[reason] { // one peer is in many lines
+				fmt.Fprintf(b, "- %s, and what goes with it: %s.\n", l.what, reason)
+			}
+			told[reason] = true
+		}
+	}
+	fmt.Fprint(b, `- More than two cores, one of them kept for the traffic but in the row scaling: how figures grow with cores, queues and
+  line rates is a model (docs/performance.md), and the row model is what it predicts, not a measurement.
+- A network card: there is loopback and a veth pair, no interrupts, no offload but GSO. A packet's onward way runs inside the
   consumer's verdict, so on loopback receiving is paid by the consumer's CPU; without a rule the sender's CPU pays.
-- One flow of 46-byte UDP packets whose receiver drops them in a socket filter, IPv4 only. Real receivers cost more,
-  which makes any consumer look better than here.
-- Pinning changes the comparison, so two rows are measured both ways. On one CPU the Go runtime's poller cannot run
-  beside the sender, which makes go-nfqueue as it comes faster than it is on a machine that nobody pins. Not pinned, the
-  scheduler may put a consumer beside the idle sender, and a wake-up on the same CPU is cheaper than one across.
-- "None uncounted" is what a queue of this length absorbs for the length of a flood: a stall of the machine that is
-  longer than the queue shows as loss, whoever consumes. Where full speed overruns a consumer, the rate is searched
-  by bisection in six floods of a quarter of the length, so it is known to a sixty-fourth of the offered rate.
-- The machine may be shared: compare within this run, not with another's.
-- Allocations come from a test of package hook in its own process, once, not from the daemon under the flood.
-- At rest, readers of nout sit on the other CPU than the server; under the flood they are where the scheduler puts them,
-  which may be beside the server, where a wake-up is cheaper: the two are not to be compared.
-- Memory is user space only; the kernel's queue and socket buffer are not in it.
-- Other rules, conntrack and cgroups on a busy host are not here.
+- Receivers and flows: there is one flow of 46-byte UDP packets whose receiver drops them in a socket filter, IPv4 only. Real
+  receivers cost more, which makes any consumer look better than here.
+- A machine that nobody pins, but in two rows. On one CPU the Go runtime's poller cannot run beside the sender, which makes
+  go-nfqueue as it comes faster than it is otherwise. Not pinned, the scheduler may put a consumer beside the idle sender,
+  and a wake-up on the same CPU is cheaper than one across.
+- The largest rate without loss, to the last packet: "none uncounted" is what a queue of this length absorbs for the length of
+  a flood, so a stall of the machine that is longer than the queue shows as loss, whoever consumes. Where full speed overruns
+  a consumer, the rate is searched by bisection in six floods of a quarter of the length: to a sixty-fourth of the offered rate.
+- Other machines: this one may be shared, so compare within this run, not with another's.
+- A program's cost below a nanosecond: the kernel tells whole ones. Run over and over on one packet its code and the figures are
+  in the cache; in a flood (bpf_stats) reading the clock twice is in both sides, and whatever it takes more in one is not told.
+- What bpftrace counted: its figures are told at its end and are of the whole host, so only what it costs the sender is here.
+- Allocations of the daemon under the flood: they come from a test of package hook in its own process, once.
+- Readers of nout that choose their CPU: at rest they sit on the other one than the server; under the flood they are where the
+  scheduler puts them, which may be beside the server, where a wake-up is cheaper. The two are not to be compared.
+- User CPU of a consumer that is preempted: more than half a millisecond between two system calls is taken for that, and left out.
+- The kernel's memory: its queue and socket buffer are not in what a process has.
+- Other rules, conntrack and cgroups on a busy host.
 `)
 }
 
