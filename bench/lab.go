@@ -20,6 +20,7 @@ type options struct {
 	kstatd    string
 	kstat     string
 	output    string
+	readme    string
 	rows      *regexp.Regexp
 	numRounds int
 	flooding  time.Duration // of one flood, or stream
@@ -39,6 +40,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.kstatd, "kstatd", "bin/kstatd", "the daemon's `binary`")
 	f.StringVar(&o.kstat, "kstat", "bin/kstat", "the tool's `binary`")
 	f.StringVar(&o.output, "o", "", "write the report to this `file` too")
+	f.StringVar(&o.readme, "readme", "", "put the table of targets into this `file`, between the markers that it has")
 	f.StringVar(&rows, "rows", ".", "measure the rows whose names match a `regexp`: "+rowNames())
 	f.IntVar(&o.numRounds, "rounds", 7, "interleaved rounds")
 	f.Float64Var(&floods, "seconds", 1, "length of one flood or stream")

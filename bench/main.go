@@ -192,6 +192,11 @@ func inner(ctx context.Context, opt options) (int, error) {
 			return 2, fmt.Errorf("write report: %w", err)
 		}
 	}
+	if opt.readme != "" {
+		if err := updateReadme(opt.readme, r.targets()); err != nil {
+			return 2, fmt.Errorf("update the table: %w", err)
+		}
+	}
 	return r.status()
 }
 

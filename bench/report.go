@@ -92,14 +92,7 @@ func (r report) write(w io.Writer) error {
 	fmt.Fprintf(&b, "# kstatd, side by side\n\nMade by `%s`\n\n", r.command)
 	writeMachine(&b)
 	r.writeConditions(&b)
-	fmt.Fprint(&b, "\n## Targets\n\n| what | target | median | min–max | unit | |\n| --- | --- | --: | --: | --- | --- |\n")
-	for _, s := range r.sections {
-		for _, l := range s.lines {
-			if l.target != nil {
-				fmt.Fprintf(&b, "| %s | %s %s %s |\n", l.what, l.target.text, l.cells(), l.mark())
-			}
-		}
-	}
+	fmt.Fprintf(&b, "\n## Targets\n\n%s", r.targets())
 	for _, s := range r.sections {
 		fmt.Fprintf(&b, "\n## %s\n", s.name)
 		if p := r.plots[pictures[s.name]]; p != nil {
@@ -113,6 +106,20 @@ func (r report) write(w io.Writer) error {
 	r.writeLimits(&b)
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// targets is the table of what is meant to be reached.
+func (r report) targets() []byte {
+	var b bytes.Buffer
+	fmt.Fprint(&b, "| what | target | median | min–max | unit | |\n| --- | --- | --: | --: | --- | --- |\n")
+	for _, s := range r.sections {
+		for _, l := range s.lines {
+			if l.target != nil {
+				fmt.Fprintf(&b, "| %s | %s %s %s |\n", l.what, l.target.text, l.cells(), l.mark())
+			}
+		}
+	}
+	return b.Bytes()
 }
 
 func writeMachine(b *bytes.Buffer) {
