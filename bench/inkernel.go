@@ -26,7 +26,7 @@ func inKernel(ctx context.Context, l *lab) []line {
 	const what, ofCPU = "sender's rate", "sender's rate by its CPU's time"
 	peers := []string{none, emptyBPF, kstatdBPF, nftCounter, nftSet, nfacct, tracepoint, kprobe, kfunc}
 	t := l.rounds(ctx, "in the kernel", 3*l.numRounds, l.peerSubjects(func(ctx context.Context, c consumer) (sample, error) {
-		got, err := l.flood(ctx, c, l.flooding*3/10, fullSpeed)
+		got, err := l.flood(ctx, c, l.flooding/5, fullSpeed)
 		if err != nil {
 			return nil, err
 		}

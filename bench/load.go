@@ -18,7 +18,7 @@ func load(ctx context.Context, l *lab) []line {
 	t := l.rounds(ctx, "load", max(3, l.numRounds/2), l.peerSubjects(func(ctx context.Context, c consumer) (sample, error) {
 		out := make(sample)
 		for _, rate := range offeredLoads {
-			got, err := l.flood(ctx, c, l.flooding*3/10, rate)
+			got, err := l.flood(ctx, c, l.flooding/5, rate)
 			if err != nil {
 				return nil, err
 			}
