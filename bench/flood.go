@@ -27,7 +27,12 @@ type burst struct {
 	sent uint64
 	took time.Duration
 	cpu  time.Duration // of its processor; as long as took, if it had one to itself
+	// batch is the median time of sending 64 packets, and the mean of those if there are several blasters.
+	batch time.Duration
 }
+
+// typicalCost is the time of the clock per packet, in nanoseconds, where nobody else came between.
+func (b burst) typicalCost() float64 { return float64(b.batch) / 64 }
 
 // packetCost is the processor's time per packet, in nanoseconds.
 func (b burst) packetCost() float64 { return float64(b.cpu) / float64(max(b.sent, 1)) }
@@ -37,7 +42,7 @@ const smallPayload = 18 // bytes of UDP: the smallest Ethernet frame
 func (l *lab) burst(ctx context.Context, cpu int, d time.Duration, rate float64, payload int) (burst, error) {
 	got, err := output(ctx, anyCPU, l.tools.path("blaster"),
 		seconds(d), strconv.FormatFloat(rate, 'f', 0, 64), strconv.Itoa(cpu), strconv.Itoa(l.sink), strconv.Itoa(payload))
-	return burst{got["sent"], time.Duration(got["ns"]), time.Duration(got["cpu"])}, err
+	return burst{got["sent"], time.Duration(got["ns"]), time.Duration(got["cpu"]), time.Duration(got["batch"])}, err
 }
 
 // blast sends UDP packets from one CPU and answers how many, and for how long.

@@ -72,7 +72,7 @@ func (l *lab) burstFrom(ctx context.Context, d time.Duration, cpus ...int) (burs
 	var errs []error
 	for range cpus {
 		r := <-results
-		all = burst{all.sent + r.sent, max(all.took, r.took), all.cpu + r.cpu}
+		all = burst{all.sent + r.sent, max(all.took, r.took), all.cpu + r.cpu, all.batch + r.batch/time.Duration(len(cpus))}
 		errs = append(errs, r.err)
 	}
 	return all, errors.Join(errs...)

@@ -141,8 +141,8 @@ rows marked "not pinned" consumers are where the scheduler puts them. All have a
 %d bytes, a receive buffer of %d MiB, fail-open and GSO; of these kstatd is told the queue length, the rest is its own
 choice. kstatd publishes every %d packets.
 
-A rate is by the clock. "By its CPU's time" is the same without what others on the machine take from the sender, which has a
-CPU to itself and never waits: what counts in the kernel runs in that time.
+A rate is by the clock. "By its median batch" is that of the median of the times for 64 packets: the same, without the moments
+in which others on the machine, or a hypervisor, have the CPU. What counts in the kernel runs in that time, for each packet.
 `, r.options.numRounds, r.options.flooding, r.options.queueLen, copyRange, readBuffer>>20, r.options.counter)
 }
 
