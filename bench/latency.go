@@ -11,7 +11,7 @@ func latency(ctx context.Context, l *lab) []line {
 	const gap = 200 // µs
 	peers := []string{none, floor, stock, kstatd}
 	if l.consumerCPU != anyCPU { // the engine in the kernel has no consumer to be anywhere
-		peers = append(peers, kstatdBPF)
+		peers = append(peers, emptyBPF, kstatdBPF)
 	}
 	t := l.rounds(ctx, "round trip", l.numRounds, l.peerSubjects(func(ctx context.Context, _ consumer) (sample, error) {
 		got, err := output(ctx, anyCPU, l.tools.path("ping"), strconv.Itoa(l.pings), strconv.Itoa(gap), strconv.Itoa(trafficCPU))
@@ -20,7 +20,9 @@ func latency(ctx context.Context, l *lab) []line {
 
 	var lines []line
 	if l.consumerCPU != anyCPU {
-		lines = append(lines, t.ratio(kstatdBPF, none, p50, "idle round trip, p50", atMost(1.02)))
+		lines = append(lines,
+			t.ratio(kstatdBPF, none, p50, "idle round trip, p50", atMost(1.02)),
+			t.ratio(emptyBPF, none, p50, "idle round trip, p50", nil))
 	}
 	lines = append(lines,
 		t.ratio(kstatd, floor, p50, "idle round trip, p50", atMost(1.15)),
