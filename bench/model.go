@@ -83,6 +83,9 @@ func (l *lab) model() []line {
 	for _, r := range lineRates {
 		p.marks = append(p.marks, mark{r.frames, r.name})
 	}
+	for _, n := range []int{1, 8, 64} {
+		p.levels = append(p.levels, mark{float64(n), count(n, "CPU")})
+	}
 	var lines []line
 	add := func(name string, ns, rate float64, dashed bool, why string) {
 		var points []point

@@ -65,6 +65,12 @@ func (t *table) series(subject, figure string) (series, error) {
 	return out, nil
 }
 
+// median answers 0 for what was not measured.
+func (t *table) median(subject, figure string) float64 {
+	values, _ := t.series(subject, figure)
+	return values.median()
+}
+
 // line is the report's line of one figure.
 func (t *table) line(subject, figure, what, unit string) line {
 	values, err := t.series(subject, figure)

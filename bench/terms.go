@@ -31,7 +31,7 @@ func costs(ctx context.Context, l *lab) []line {
 		single      = "C floor, one packet a receive"
 		largeHead   = "C floor, 1,500 bytes, 128 copied"
 		largeWhole  = "C floor, 1,500 bytes, all copied"
-		line2       = "cache line"
+		cacheLine   = "cache line"
 		nanoseconds = "hand-over"
 	)
 	through := func(name string, payload int, begin func(context.Context) (consumer, error)) subject {
@@ -62,7 +62,7 @@ func costs(ctx context.Context, l *lab) []line {
 		through(large, largePayload, peer(none)),
 		through(largeHead, largePayload, variant(copyRange, batchOfFloor)),
 		through(largeWhole, largePayload, variant(1600, batchOfFloor)),
-		subject{line2, func(context.Context) (sample, error) {
+		subject{cacheLine, func(context.Context) (sample, error) {
 			ns, err := handOver()
 			return sample{nanoseconds: ns}, err
 		}},
@@ -76,7 +76,7 @@ func costs(ctx context.Context, l *lab) []line {
 		t.difference(single, floor, consumers, "consumer's CPU per packet", "ns", nil),
 		t.difference(largeWhole, largeHead, both, cpus, "ns", nil),
 		t.difference(large, none, both, cpus, "ns", nil),
-		t.line(line2, nanoseconds, "hand-over to another CPU", "ns"),
+		t.line(cacheLine, nanoseconds, "hand-over to another CPU", "ns"),
 	}
 	for _, name := range []string{none, floor, kstatd} {
 		lines = append(lines, t.line(name, sender, "sender's CPU per packet", "ns"))
@@ -84,10 +84,10 @@ func costs(ctx context.Context, l *lab) []line {
 			lines = append(lines, t.line(name, consumers, "consumer's CPU per packet", "ns"))
 		}
 	}
-	l.terms.stack = must(t.series(none, both)).median()
-	l.terms.handOver = must(t.series(line2, nanoseconds)).median()
+	l.terms.stack = t.median(none, both)
+	l.terms.handOver = t.median(cacheLine, nanoseconds)
 	l.terms.queued = t.difference(kstatd, none, both, "", "", nil).values.median()
-	l.terms.queueRate = must(t.series(kstatd, counted)).median()
+	l.terms.queueRate = t.median(kstatd, counted)
 	return lines
 }
 
