@@ -42,12 +42,13 @@ func (t terms) bpfMost(cpus int) (rate float64, byLines bool) {
 	return min(stack, lines), lines < stack
 }
 
-// queueMost is how many packets a second that many queues let pass, each with a CPU to itself: an assumption beyond two.
-func (t terms) queueMost(queues int) float64 { return float64(queues) * t.queueRate }
+// queueMost is how many packets a second that many CPUs can send, and count through as many queues as it takes: an assumption
+// beyond two.
+func (t terms) queueMost(cpus int) float64 { return float64(cpus) * 1e9 / (t.stack + t.queued) }
 
 func (t terms) complete() error {
 	for name, v := range map[string]float64{
-		"in-kernel": t.hook, "program": min(t.program, t.shared), "costs": min(t.stack, t.handOver, t.queued, t.queueRate),
+		"in-kernel": t.hook, "program": min(t.program, t.shared), "costs": min(t.stack, t.handOver, t.queued),
 	} {
 		if v <= 0 {
 			return fmt.Errorf("row %s was not measured, or the machine was too noisy for it", name)
@@ -71,7 +72,7 @@ func (l *lab) model() []line {
 		y: axis{label: "CPUs that counting takes", low: 1e-4, high: 1e2, log: true, text: power},
 		notes: []string{
 			"A model (docs/performance.md) from the terms measured in this run. Solid: what was measured here. Dashed: assumed to go on",
-			"in the same way on more CPUs. A dot is the end: the stack, the queue's reader, or (bpf, 64 CPUs) the lines of the figures.",
+			"in the same way on more CPUs. A dot is the end: all CPUs are busy, with stack and counting, or the lines of the figures are (bpf, 64 CPUs).",
 		},
 	}
 	for v := p.x.low; v <= p.x.high; v *= 10 {
@@ -98,7 +99,7 @@ func (l *lab) model() []line {
 	}
 	for _, n := range []int{64, 8, 1} {
 		rate := t.queueMost(n)
-		add(fmt.Sprintf("nfqueue, %s", count(n, "queue")), t.queued, rate, n > 1, ", limited by the readers")
+		add(fmt.Sprintf("nfqueue, %s", count(n, "CPU")), t.queued, rate, n > 1, ", limited by senders and readers")
 	}
 	for _, n := range []int{64, 8, 1} {
 		rate, byLines := t.bpfMost(n)

@@ -71,7 +71,7 @@ func TestPlot(t *testing.T) {
 
 // TestModel: the prediction follows from the terms, and says what limits it.
 func TestModel(t *testing.T) {
-	m := terms{stack: 2000, hook: 50, program: 10, shared: 30, handOver: 50, queued: 2000, queueRate: 400_000}
+	m := terms{stack: 2000, hook: 50, program: 10, shared: 30, handOver: 50, queued: 2000}
 	for _, tc := range []struct {
 		cpus    int
 		want    float64
