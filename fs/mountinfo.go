@@ -21,22 +21,30 @@ type mountEntry struct {
 // topMount returns what is mounted on dir, the uppermost if several are, or
 // nil.
 func topMount(dir string) (*mountEntry, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("look for mounts: %w", err)
+	entries, err := mounts()
+	if err != nil { // a shortage may pass, and a mount that is not looked for would stay
+		entries, err = mounts()
 	}
-	defer f.Close()
-	entries, err := parseMountinfo(f)
 	if err != nil {
 		return nil, fmt.Errorf("look for mounts: %w", err)
 	}
 	var top *mountEntry
-	for i := range entries { // in the order of mounting
+	for i := range entries {
 		if entries[i].dir == dir {
 			top = &entries[i]
 		}
 	}
 	return top, nil
+}
+
+// mounts lists all mounts, in the order in which they were made.
+func mounts() ([]mountEntry, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return parseMountinfo(f)
 }
 
 // parseMountinfo reads the form of proc_pid_mountinfo(5):
