@@ -381,22 +381,24 @@ func TestFaultTerminatedUnderLoad(t *testing.T) {
 		for _, rate := range []int{20 << 20, 0} {
 			t.Run(fmt.Sprintf("%d bytes per second", rate), func(t *testing.T) {
 				var again, earlier, moved int
+				var after, ahead time.Duration
 				for range scale(20, 3) {
 					dir := mountDir(t)
 					d := start(t, dir, engine, "--start")
 					peer, err := sandbox.NewPeer()
 					must(t, err)
 					stopFlood, stopEchoes := flood(t, peer.Void4, 50_000), echoes(t)
-					before := retransmissions(t)
+					before, began := retransmissions(t), time.Now()
 					size := int64(10 << 20)
 					if rate == 0 {
 						size = 256 << 20
 					}
 					ended := transferAt(t, size, rate)
 					await(t, "traffic", 10*time.Second, func() bool { return d.document().Live.Packets > 5000 })
-					atEnd := retransmissions(t)
+					atEnd, halfway := retransmissions(t), time.Now()
 					d.end(unix.SIGTERM)
 					must(t, <-ended)
+					ahead, after = ahead+halfway.Sub(began), after+time.Since(halfway)
 					stopFlood()
 					moved += int(stopEchoes())
 					earlier += atEnd - before
@@ -404,7 +406,8 @@ func TestFaultTerminatedUnderLoad(t *testing.T) {
 					nothingLeft(t, dir)
 					must(t, peer.Close())
 				}
-				t.Logf("%d datagrams exchanged and none lost; TCP segments sent again: %d from SIGTERM on, %d before", moved, again, earlier)
+				t.Logf("%d datagrams exchanged and none lost; TCP segments sent again: %d in the %.1f s from SIGTERM on, %d in the %.1f s before",
+					moved, again, after.Seconds(), earlier, ahead.Seconds())
 			})
 		}
 	})
