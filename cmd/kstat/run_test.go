@@ -847,12 +847,15 @@ func TestFaultRunHangup(t *testing.T) {
 	gone(t, before)
 }
 
-// Run after run, nothing is left, and no run fails.
+// Run after run, nothing is left, and no run fails. KSTAT_RUNS says how many.
 func TestFaultRunMany(t *testing.T) {
 	needWorld(t)
 	runs := 60
 	if os.Getenv("KSTAT_FAULTS") == "full" {
-		runs = 10_000
+		runs = 2_000
+	}
+	if n, err := strconv.Atoi(os.Getenv("KSTAT_RUNS")); err == nil {
+		runs = n
 	}
 	before := left(t)
 	began := time.Now()
