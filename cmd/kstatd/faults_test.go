@@ -781,7 +781,7 @@ func TestFaultStartUp(t *testing.T) {
 			t.Skip("needs strace: apt-get install strace")
 		}
 		// Each with about how often it is made. strace counts per thread. Not among
-		// them: what Go's runtime dies of by itself (mmap, epoll_create1, epoll_ctl,
+		// them: what Go's runtime dies of by itself (mmap, clone, epoll_create1, epoll_ctl,
 		// eventfd2, and write, by which it wakes its poller), leaving at most a dead
 		// mount, which the next start clears; pipe2, whose failure makes go-fuse panic
 		// in an init function, before main; and umount2 and unlinkat, without which the
@@ -792,7 +792,7 @@ func TestFaultStartUp(t *testing.T) {
 			"setsockopt": 6, "getsockname": 4, "bpf": 30,
 			"openat": 24, "close": 24, "read": 24, "fcntl": 24, "statx": 4, "newfstatat": 12, "fstat": 4, "getdents64": 8, "lseek": 4,
 			"pread64": 4, "setxattr": 1, "fgetxattr": 1, "access": 1, "dup3": 4, "getsockopt": 4, "membarrier": 1, "madvise": 10,
-			"clone": 6, "execve": 2, "pidfd_open": 2, "pidfd_send_signal": 2, "waitid": 4, "kill": 1, "setpgid": 1, "prlimit64": 4,
+			"execve": 2, "pidfd_open": 2, "pidfd_send_signal": 2, "waitid": 4, "kill": 1, "setpgid": 1, "prlimit64": 4,
 			"getpid": 4, "getppid": 2, "geteuid": 1,
 		}
 		if !fullLength() {
