@@ -191,6 +191,29 @@ func (t *tool) passPart(args ...string) (status int, ok bool) {
 	return status, true
 }
 
+// each does the work of a tool for each operand: one for kstat's and, where the
+// host has no such tool, for the others'. It returns the exit status.
+func (t *tool) each(c commandLine, isMine, one func(arg string) bool) int {
+	if !slices.ContainsFunc(c.operands, isMine) {
+		if status, ok := t.pass(); ok {
+			return status
+		}
+	}
+	status := 0
+	for _, arg := range c.operands {
+		if !isMine(arg) {
+			if s, ok := t.passPart(append(c.words, "--", arg)...); ok {
+				status = max(status, s)
+				continue
+			}
+		}
+		if !one(arg) {
+			status = 1
+		}
+	}
+	return status
+}
+
 // help has the real tool explain itself. Without one there is the usage line.
 func (t *tool) help(usage string) int {
 	if status, ok := t.pass(); ok {

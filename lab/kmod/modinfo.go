@@ -78,25 +78,7 @@ func (t *tool) modinfo() int {
 		return 1
 	}
 	i.dir = modulesDir(base, release)
-
-	if !slices.ContainsFunc(c.operands, i.isMine) {
-		if status, ok := t.pass(); ok {
-			return status
-		}
-	}
-	status := 0
-	for _, arg := range c.operands {
-		if !i.isMine(arg) {
-			if s, ok := t.passPart(append(c.words, "--", arg)...); ok {
-				status = max(status, s)
-				continue
-			}
-		}
-		if !i.show(arg) {
-			status = 1
-		}
-	}
-	return status
+	return t.each(c, i.isMine, i.show)
 }
 
 // isMine reports whether the argument is kstat, by name or as a file. What is

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 )
@@ -46,24 +45,7 @@ func (t *tool) rmmod() int {
 	}
 
 	isMine := func(arg string) bool { return removedName(arg) == module }
-	if !slices.ContainsFunc(c.operands, isMine) {
-		if status, ok := t.pass(); ok {
-			return status
-		}
-	}
-	status := 0
-	for _, arg := range c.operands {
-		if !isMine(arg) {
-			if s, ok := t.passPart(append(c.words, "--", arg)...); ok {
-				status = max(status, s)
-				continue
-			}
-		}
-		if !t.unload(arg, force) {
-			status = 1
-		}
-	}
-	return status
+	return t.each(c, isMine, func(arg string) bool { return t.unload(arg, force) })
 }
 
 // removedName is the module that rmmod takes an argument for. If there is no
