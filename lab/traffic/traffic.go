@@ -59,14 +59,7 @@ func beRefused(dst netip.AddrPort) error {
 	case !errors.Is(err, unix.ECONNREFUSED):
 		return err
 	}
-	info, err := unix.GetsockoptTCPInfo(int(s), unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		return fmt.Errorf("getsockopt TCP_INFO: %w", err)
-	}
-	if info.Total_retrans > 0 {
-		return fmt.Errorf("the SYN was sent %d times", 1+info.Total_retrans)
-	}
-	return nil
+	return s.sentOnce()
 }
 
 // A Sink is a socket that takes what is sent to it, and never looks. Without
