@@ -71,10 +71,13 @@ func serveTree(dir string) {
 	defer stop()
 	engine := new(pretender)
 	tree := &Tree{
-		Table:   stats.NewTable(),
-		Engine:  engine,
-		Names:   stats.BuiltinNames(),
-		Health:  func() Health { return Health{Restarts: 1, Repairs: 2, Flushes: 3, Gaps: []Gap{{Seconds: 0.5}}} },
+		Table:  stats.NewTable(),
+		Engine: engine,
+		Names:  stats.BuiltinNames(),
+		Health: func() (Health, uint64, error) {
+			uncounted, err := engine.Uncounted()
+			return Health{Restarts: 1, Repairs: 2, Flushes: 3, Gaps: []Gap{{Seconds: 0.5}}}, uncounted, err
+		},
 		PID:     os.Getpid(),
 		Version: "test",
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),

@@ -34,9 +34,9 @@ type Tree struct {
 	Table   *stats.Table
 	Engine  Engine
 	Names   *stats.Names
-	Health  func() Health // for stats.json
-	PID     int           // of the daemon, for stats.json
-	Version string        // of the daemon, for stats.json
+	Health  func() (h Health, uncounted uint64, err error) // for stats.json, at one look; an error is as one of Uncounted
+	PID     int                                            // of the daemon, for stats.json
+	Version string                                         // of the daemon, for stats.json
 	Log     *slog.Logger
 }
 
@@ -183,7 +183,7 @@ func (t *Tree) started() uint32 {
 }
 
 func (t *Tree) document() (*Document, error) {
-	uncounted, err := t.Engine.Uncounted()
+	health, uncounted, err := t.Health()
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (t *Tree) document() (*Document, error) {
 		Engine:    t.Engine.Name(),
 		PID:       t.PID,
 		Version:   t.Version,
-		Health:    t.Health(),
+		Health:    health,
 	}
 	d.fill(t.Table.Snapshot(), t.Names)
 	return d, nil

@@ -148,7 +148,7 @@ func (e *engine) Stop() error {
 	return err
 }
 
-func (e *engine) health() fs.Health {
-	status, _ := e.Status() // an error shows in the file uncounted
-	return e.state.health(status)
+func (e *engine) health() (fs.Health, uint64, error) {
+	status, err := e.Status()
+	return e.state.health(status), status.Uncounted, err
 }

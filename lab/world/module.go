@@ -87,7 +87,7 @@ func (m *module) load(params string, log *slog.Logger) (_ *instance, err error) 
 	}
 	tree := &fs.Tree{
 		Table: i.table, Engine: i.engine, Names: m.names, Log: log,
-		Health:  func() fs.Health { return health(i.engine) },
+		Health:  i.health,
 		PID:     os.Getpid(),
 		Version: m.config.Version,
 	}
@@ -172,9 +172,9 @@ func reserve(c *hook.Config) (*hook.Reservation, error) {
 	}
 }
 
-func health(engine *hook.NFQueue) fs.Health {
-	status, _ := engine.Status() // an error shows in the file uncounted
-	return fs.Health{Repairs: status.Repairs, Flushes: status.Flushes, Gaps: []fs.Gap{}}
+func (i *instance) health() (fs.Health, uint64, error) {
+	status, err := i.engine.Status()
+	return fs.Health{Repairs: status.Repairs, Flushes: status.Flushes, Gaps: []fs.Gap{}}, status.Uncounted, err
 }
 
 // moduleFiles returns the three files of the coursework, with a fault or without.
