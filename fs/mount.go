@@ -77,7 +77,7 @@ func (m *MountPoint) mount(fd int) error {
 		return err
 	}
 	if top != nil && top.device != m.device {
-		return m.refuse(unix.EBUSY, "a %s file system is mounted there by now", top.fstype)
+		return m.refuse(unix.EBUSY, "a %s file system is mounted there by now", top.FSType)
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d,allow_other,default_permissions",
 		fd, unix.S_IFDIR, os.Geteuid(), os.Getegid(), maxWrite)
@@ -172,10 +172,10 @@ func (m *MountPoint) lock() error {
 	switch {
 	case top == nil:
 		err = m.open()
-	case top.fstype == fstype:
+	case top.FSType == fstype:
 		err = m.openBeneath()
 	default:
-		return m.refuse(unix.EBUSY, "a %s file system is mounted there", top.fstype)
+		return m.refuse(unix.EBUSY, "a %s file system is mounted there", top.FSType)
 	}
 	if err != nil {
 		return err

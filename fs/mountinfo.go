@@ -11,34 +11,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountEntry is a line of /proc/self/mountinfo, as far as it matters here.
-type mountEntry struct {
+// Mount is a line of /proc/self/mountinfo, as far as it matters here.
+type Mount struct {
 	device string // major:minor, of the mounted file system
-	dir    string
-	fstype string
+	Dir    string // where it is mounted
+	FSType string
 }
 
 // topMount returns what is mounted on dir, the uppermost if several are, or
 // nil.
-func topMount(dir string) (*mountEntry, error) {
-	entries, err := mounts()
+func topMount(dir string) (*Mount, error) {
+	entries, err := Mounts()
 	if err != nil { // a shortage may pass, and a mount that is not looked for would stay
-		entries, err = mounts()
+		entries, err = Mounts()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look for mounts: %w", err)
 	}
-	var top *mountEntry
+	var top *Mount
 	for i := range entries {
-		if entries[i].dir == dir {
+		if entries[i].Dir == dir {
 			top = &entries[i]
 		}
 	}
 	return top, nil
 }
 
-// mounts lists all mounts, in the order in which they were made.
-func mounts() ([]mountEntry, error) {
+// Mounts lists all mounts of this process's namespace, in the order in which
+// they were made.
+func Mounts() ([]Mount, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func mounts() ([]mountEntry, error) {
 // parseMountinfo reads the form of proc_pid_mountinfo(5):
 //
 //	36 35 98:0 /root /mount\040point rw,noatime shared:1 - ext3 /dev/root rw
-func parseMountinfo(r io.Reader) (entries []mountEntry, err error) {
+func parseMountinfo(r io.Reader) (entries []Mount, err error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -60,7 +61,7 @@ func parseMountinfo(r io.Reader) (entries []mountEntry, err error) {
 		if !ok || len(fields) < 5 {
 			continue
 		}
-		entries = append(entries, mountEntry{device: fields[2], dir: unescape(fields[4]), fstype: fstype})
+		entries = append(entries, Mount{device: fields[2], Dir: unescape(fields[4]), FSType: fstype})
 	}
 	return entries, lines.Err()
 }

@@ -2,11 +2,12 @@ package world
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/fs"
 )
 
 // option is one of a file system's mount options; a flag has no value.
@@ -14,25 +15,25 @@ type option struct{ key, value string }
 
 // fsmount makes a mount that is in no namespace yet; [attach] puts it there.
 func fsmount(fstype string, options []option, attributes int) (mount int, err error) {
-	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	opened, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fs)
+	defer unix.Close(opened)
 	for _, o := range options {
 		if o.value == "" {
-			err = unix.FsconfigSetFlag(fs, o.key)
+			err = unix.FsconfigSetFlag(opened, o.key)
 		} else {
-			err = unix.FsconfigSetString(fs, o.key, o.value)
+			err = unix.FsconfigSetString(opened, o.key, o.value)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("option %s=%s: %w", o.key, o.value, err)
 		}
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
+	if err := unix.FsconfigCreate(opened); err != nil {
 		return 0, err
 	}
-	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
+	return unix.Fsmount(opened, unix.FSMOUNT_CLOEXEC, attributes)
 }
 
 // clone copies the mount at path; what is mounted further below it, too, if
@@ -120,22 +121,16 @@ func attributes(path string) (attributes int) {
 
 // mountsBelow lists the mount points below dir that are not below another.
 func mountsBelow(dir string) ([]string, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := fs.Mounts()
 	if err != nil {
 		return nil, fmt.Errorf("list mounts: %w", err)
 	}
 	var all []string
-	for line := range strings.Lines(string(info)) {
-		point := unescape(strings.Fields(line)[4])
-		covers := func(other string) bool { return point == other || strings.HasPrefix(point, other+"/") }
-		if strings.HasPrefix(point, dir+"/") && !slices.ContainsFunc(all, covers) {
-			all = append(all, point)
+	for _, m := range mounts {
+		covers := func(other string) bool { return m.Dir == other || strings.HasPrefix(m.Dir, other+"/") }
+		if strings.HasPrefix(m.Dir, dir+"/") && !slices.ContainsFunc(all, covers) {
+			all = append(all, m.Dir)
 		}
 	}
 	return all, nil
-}
-
-// unescape undoes the octal escapes of proc(5).
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
