@@ -30,9 +30,8 @@ type grading struct {
 	command []string
 }
 
-func gradeCommand(c *command, args []string) int {
-	g := grading{format: grade.Text}
-	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
+func gradeCommand(c *command, flags *flag.FlagSet) func([]string) int {
+	g := &grading{format: grade.Text}
 	g.world.add(flags)
 	schema := flags.Bool("schema", false, "print the JSON schema of rubric files, and end")
 	flags.BoolVar(&g.here, "here", false, "grade the module of the world that this runs in, instead of a new one")
@@ -55,30 +54,29 @@ func gradeCommand(c *command, args []string) int {
 	flags.StringVar(&g.target.Load, "load", "", "shell `COMMAND` that loads it")
 	flags.StringVar(&g.target.Unload, "unload", "", "shell `COMMAND` that unloads it")
 	flags.DurationVar(&g.limit, "limit", 10*time.Minute, "how long the command may take")
-	if status, ok := c.parse(flags, args); !ok {
+	return func(line []string) int {
+		if *schema {
+			_, _ = os.Stdout.Write(grade.JSONSchema())
+			return 0
+		}
+		g.command = flags.Args()
+		if err := g.check(); err != nil {
+			return c.misuse("%v", err)
+		}
+		if !g.here && g.target.Nout == "" {
+			g.world.config.Command = append([]string{world.Self, "grade", "--here"}, line...)
+			if status := g.world.run(c); status < 125 {
+				return status
+			}
+			return exitUsage
+		}
+		status, err := g.run()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "kstat grade:", err)
+			return exitUsage
+		}
 		return status
 	}
-	if *schema {
-		_, _ = os.Stdout.Write(grade.JSONSchema())
-		return 0
-	}
-	g.command = flags.Args()
-	if err := g.check(); err != nil {
-		return c.misuse("%v", err)
-	}
-	if !g.here && g.target.Nout == "" {
-		g.world.config.Command = append([]string{world.Self, "grade", "--here"}, args...)
-		if status := g.world.run(c); status < 125 {
-			return status
-		}
-		return exitUsage
-	}
-	status, err := g.run()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "kstat grade:", err)
-		return exitUsage
-	}
-	return status
 }
 
 // check refuses what does not go together.

@@ -23,8 +23,10 @@ type command struct {
 	name     string
 	synopsis string
 	about    string
-	// run returns the exit status.
-	run func(c *command, args []string) int
+	// declare adds the command's flags to a set, and returns what runs it once
+	// they are parsed: a function from the command line behind the command's
+	// name to the exit status.
+	declare func(c *command, flags *flag.FlagSet) (run func(line []string) int)
 }
 
 var commands = []*command{
@@ -62,7 +64,7 @@ func dispatch(args []string) int {
 	}
 	for _, c := range commands {
 		if c.name == args[0] {
-			return c.run(c, args[1:])
+			return c.main(args[1:])
 		}
 	}
 	fmt.Fprintf(os.Stderr, "kstat: there is no command %q (kstat help lists them)\n", args[0])
@@ -79,19 +81,25 @@ func help() string {
 	return b.String()
 }
 
-// parse reads a command's flags. It is false if there is nothing left to do but
-// to exit with the status.
-func (c *command) parse(flags *flag.FlagSet, args []string) (status int, ok bool) {
+// main runs the command and returns the exit status.
+func (c *command) main(line []string) int {
+	flags, run := c.flags()
 	flags.SetOutput(io.Discard)
 	flags.Usage = func() {}
-	switch err := flags.Parse(args); {
+	switch err := flags.Parse(line); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(c.help(flags))
-		return 0, false
+		return 0
 	case err != nil:
-		return c.misuse("%v", err), false
+		return c.misuse("%v", err)
 	}
-	return 0, true
+	return run(line)
+}
+
+// flags returns the command's flags, and what runs it once they are parsed.
+func (c *command) flags() (*flag.FlagSet, func([]string) int) {
+	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	return flags, c.declare(c, flags)
 }
 
 // misuse says what is wrong with the command line.
@@ -115,23 +123,21 @@ func (c *command) help(flags *flag.FlagSet) string {
 }
 
 // ko writes the stand-in for kstat.ko.
-func ko(c *command, args []string) int {
-	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	if status, ok := c.parse(flags, args); !ok {
-		return status
+func ko(c *command, flags *flag.FlagSet) func([]string) int {
+	return func([]string) int {
+		if flags.NArg() > 0 {
+			return c.misuse("%q is not expected: the module goes to standard output", flags.Arg(0))
+		}
+		if isTerminal(os.Stdout) {
+			fmt.Fprintln(os.Stderr, "kstat ko: a binary file is not for a terminal: kstat ko > kstat.ko")
+			return exitUsage
+		}
+		if _, err := os.Stdout.Write(kmod.Object()); err != nil {
+			fmt.Fprintln(os.Stderr, "kstat ko:", err)
+			return exitFailure
+		}
+		return 0
 	}
-	if flags.NArg() > 0 {
-		return c.misuse("%q is not expected: the module goes to standard output", flags.Arg(0))
-	}
-	if isTerminal(os.Stdout) {
-		fmt.Fprintln(os.Stderr, "kstat ko: a binary file is not for a terminal: kstat ko > kstat.ko")
-		return exitUsage
-	}
-	if _, err := os.Stdout.Write(kmod.Object()); err != nil {
-		fmt.Fprintln(os.Stderr, "kstat ko:", err)
-		return exitFailure
-	}
-	return 0
 }
 
 // buildVersion is set by the linker.

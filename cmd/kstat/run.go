@@ -41,9 +41,8 @@ func (w *worldFlags) add(flags *flag.FlagSet) {
 	flags.BoolVar(&w.config.Verbose, "v", false, "say what the world is made of, and what it lacks")
 }
 
-func run(c *command, args []string) int {
-	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	var w worldFlags
+func run(c *command, flags *flag.FlagSet) func([]string) int {
+	w := new(worldFlags)
 	w.add(flags)
 	flags.BoolVar(&w.config.Loaded, "loaded", false, "load the module first")
 	flags.BoolVar(&w.start, "start", false, "load it and start counting")
@@ -53,14 +52,13 @@ func run(c *command, args []string) int {
 		}
 		return nil
 	})
-	if status, ok := c.parse(flags, args); !ok {
-		return status
+	return func([]string) int {
+		if flags.NArg() == 0 {
+			return c.misuse("no command is given: kstat run -- bash")
+		}
+		w.config.Command = flags.Args()
+		return w.run(c)
 	}
-	if flags.NArg() == 0 {
-		return c.misuse("no command is given: kstat run -- bash")
-	}
-	w.config.Command = flags.Args()
-	return w.run(c)
 }
 
 // run runs the command in a world and returns the exit status.
