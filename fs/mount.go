@@ -208,6 +208,10 @@ func (m *MountPoint) open() error {
 			return fmt.Errorf("make the mount point: %w", err)
 		}
 		fd, err = unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil && m.made {
+			m.made = false
+			_ = unix.Rmdir(m.dir) // refused if somebody uses it already
+		}
 	}
 	switch {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR) && isSymlink(m.dir):
