@@ -491,15 +491,12 @@ func TestStartAndStopTwice(t *testing.T) {
 	})
 }
 
-// TestThousandStartsUnderTraffic: the host loses no packet, and nothing is
+// TestFaultThousandStarts: the host loses no packet, and nothing is
 // left, however often counting starts and stops while packets are on their
 // way. A datagram is lost if its echo does not come.
-func TestThousandStartsUnderTraffic(t *testing.T) {
+func TestFaultThousandStarts(t *testing.T) {
 	overEngines(t, func(t *testing.T, c Config) {
-		rounds := 1000
-		if testing.Short() || raceEnabled {
-			rounds = 100
-		}
+		rounds := scale(1000, 100)
 		c, beats := c, make(chan struct{}, 1)
 		c.Alive = func(Status) {
 			select {

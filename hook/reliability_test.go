@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,14 @@ import (
 
 // These are the faults that the engine itself must bear; those of whole
 // processes are with cmd/kstatd. docs/reliability.md names them.
+
+// scale returns full for make faults, and short else.
+func scale(full, short int) int {
+	if os.Getenv("KSTAT_FAULTS") == "full" {
+		return full
+	}
+	return short
+}
 
 // TestFaultReaderStopped: with a queue of 8 and a reader that does not come
 // back, of 20 packets 8 wait and 12 pass; when it comes back, all 20 have been
@@ -196,10 +205,7 @@ func TestFaultRuleCannotBePutBack(t *testing.T) {
 // what is queued. Counting goes on, at most a queue's depth is lost at a time,
 // and it is told how often that has happened.
 func TestFaultForeignChains(t *testing.T) {
-	rounds := 1000
-	if testing.Short() || raceEnabled {
-		rounds = 100
-	}
+	rounds := scale(1000, 200)
 	e, table := startedNFQueue(t, quiet())
 	ctx, cancel := context.WithCancel(t.Context())
 	peer := sandbox.Veth(t)
