@@ -474,7 +474,7 @@ func TestFaultWorkerKilledAtRandom(t *testing.T) {
 		stop := flood(t, peer.Void4, 50_000)
 		random := rand.New(rand.NewPCG(3, 4))
 		last := d.document()
-		n := scale(60, 8)
+		n := scale(40, 8)
 		for i := range n {
 			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
 			must(t, unix.Kill(d.worker(), unix.SIGKILL))

@@ -85,23 +85,7 @@ func TestFaultStartUp(t *testing.T) {
 			calls = map[string]int{"socket": 3, "mount": 1, "memfd_create": 1, "prctl": 1, "bind": 2, "flock": 1, "bpf": 8}
 			fatal, errnos = map[string]int{"clone": 1, "epoll_ctl": 1}, errnos[:2]
 		}
-		ran, refused := 0, 0
-		each := func(calls map[string]int, check func(t *testing.T, dir string, up bool, log string)) {
-			for call, times := range calls {
-				for _, errno := range errnos {
-					for when := 1; when <= times; when += 1 + times/4 {
-						dir := mountDir(t)
-						up, log := startFailing(t, engine, dir, call, errno, when)
-						ran++
-						if !up {
-							refused++
-						}
-						check(t, dir, up, fmt.Sprintf("%s %d fails with %s: %s", call, when, errno, log))
-					}
-				}
-			}
-		}
-		each(calls, func(t *testing.T, dir string, up bool, log string) {
+		clean := func(dir string, up bool, log string) {
 			if !up && (strings.HasSuffix(log, ": ") || strings.Contains(log, "goroutine")) {
 				t.Errorf("no clear line: %s", log)
 			}
@@ -109,13 +93,35 @@ func TestFaultStartUp(t *testing.T) {
 				_, err := os.Lstat(dir)
 				return len(rules(t)) == 0 && errors.Is(err, os.ErrNotExist)
 			})
-		})
-		each(fatal, func(t *testing.T, dir string, up bool, log string) {
+		}
+		deadly := func(dir string, _ bool, log string) {
 			await(t, log+": no rule left", 10*time.Second, func() bool { return len(rules(t)) == 0 })
 			d := start(t, dir, engine, "--start")
 			d.end(unix.SIGTERM)
 			nothingLeft(t, dir)
-		})
+		}
+		ran, refused := 0, 0
+		try := func(call, errno string, when int, check func(dir string, up bool, log string)) {
+			dir := mountDir(t)
+			up, log := startFailing(t, engine, dir, call, errno, when)
+			ran++
+			if !up {
+				refused++
+			}
+			check(dir, up, fmt.Sprintf("%s %d fails with %s: %s", call, when, errno, log))
+		}
+		for call, times := range calls {
+			for _, errno := range errnos {
+				for when := 1; when <= times; when += 1 + times/4 {
+					try(call, errno, when, clean)
+				}
+			}
+		}
+		for call, times := range fatal { // an errno is as good as another: each at a place of its own
+			for i, errno := range errnos {
+				try(call, errno, 1+i*times/len(errnos), deadly)
+			}
+		}
 		if refused == ran {
 			t.Error("not one of them came up: the test tests nothing")
 		}
