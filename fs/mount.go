@@ -213,6 +213,11 @@ func (m *MountPoint) open() error {
 			_ = unix.Rmdir(m.dir) // refused if somebody uses it already
 		}
 	}
+	return m.opened(fd, err)
+}
+
+// opened keeps the directory that was opened, or says why it was not.
+func (m *MountPoint) opened(fd int, err error) error {
 	switch {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR) && isSymlink(m.dir):
 		return m.refuse(unix.ELOOP, "it is a symbolic link; name the directory itself")

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// FSType is the type of a mounted tree, as mountinfo shows it.
+const FSType = fstype
+
 // Mount is a line of /proc/self/mountinfo, as far as it matters here.
 type Mount struct {
 	device string // major:minor, of the mounted file system
@@ -86,14 +89,24 @@ func unescape(s string) string {
 // lockHolder says who has the flock(2) on f: "pid 12 (name)", as far as
 // /proc/locks tells.
 func lockHolder(f *os.File) string {
-	const unknown = "whose process cannot be seen from here"
+	pid := lockingProcess(f)
+	if pid == 0 {
+		return "whose process cannot be seen from here"
+	}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return fmt.Sprintf("pid %d (%s)", pid, strings.TrimSpace(string(name)))
+}
+
+// lockingProcess returns the process that has the flock(2) on f, or 0 if none
+// can be seen to have it.
+func lockingProcess(f *os.File) int {
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
-		return unknown
+		return 0
 	}
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil {
-		return unknown
+		return 0
 	}
 	// Some file systems (Btrfs) show another device here than stat does.
 	place := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
@@ -107,9 +120,8 @@ func lockHolder(f *os.File) string {
 			continue
 		}
 		if pid, err := strconv.Atoi(fields[4]); err == nil && pid > 0 {
-			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			return fmt.Sprintf("pid %d (%s)", pid, strings.TrimSpace(string(name)))
+			return pid
 		}
 	}
-	return unknown
+	return 0
 }

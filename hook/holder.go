@@ -24,6 +24,24 @@ const unseen = "a process that this one may not see"
 // it.
 const queueFile = "/proc/thread-self/net/netfilter/nfnetlink_queue"
 
+// QueueHolder says who has a queue number in this network namespace, "" if
+// nobody can be seen to, and whether that is a kstatd, which has reserved it.
+// It changes nothing, so that a kstatd that starts just then is not refused.
+func QueueHolder(queue uint16) (who string, kstatd bool) {
+	who = queueHolder(queue)
+	name := reservationName(queue)
+	for _, f := range table("/proc/thread-self/net/unix") {
+		if len(f) >= 8 && f[7] == name {
+			return unixHolder(name), true
+		}
+	}
+	return who, false
+}
+
+// SocketHolder says which process has the socket of an inode open, as "pid 12
+// (name)", or "" if none can be seen to.
+func SocketHolder(inode string) string { return socketHolder(inode) }
+
 // queueHolder says who is bound to queue, as "pid 12 (name)", or "" if nobody
 // can be seen to be.
 func queueHolder(queue uint16) string {

@@ -67,7 +67,7 @@ func (r *Reservation) take(queue uint16) error {
 	if err != nil {
 		return fmt.Errorf("reserve queue %d: %w", queue, err)
 	}
-	name := fmt.Sprintf("@kstatd/queue/%d", queue)
+	name := reservationName(queue)
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		unix.Close(fd)
 		if errors.Is(err, unix.EADDRINUSE) {
@@ -78,6 +78,9 @@ func (r *Reservation) take(queue uint16) error {
 	r.sockets = append(r.sockets, fd)
 	return nil
 }
+
+// reservationName is the socket that reserves a queue.
+func reservationName(queue uint16) string { return fmt.Sprintf("@kstatd/queue/%d", queue) }
 
 // Kind returns the kind of engine.
 func (r *Reservation) Kind() Kind { return KindNFQueue }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"kstat/lab/doctor"
 	"kstat/lab/kmod"
 	"kstat/lab/world"
 )
@@ -32,6 +33,7 @@ type command struct {
 var commands = []*command{
 	{"run", "[FLAG]… [--] COMMAND [ARG]…", "run a command in a private world that has the module", run},
 	{"grade", "[FLAG]… [-- COMMAND [ARG]…]", "grade an implementation, or a command, by a rubric", gradeCommand},
+	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand},
 	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko},
 }
 
@@ -43,6 +45,7 @@ const (
 
 func main() {
 	world.Main()
+	doctor.Main()
 	if tool := filepath.Base(os.Args[0]); slices.Contains(kmod.Tools(), tool) {
 		os.Exit(kmod.Main(os.Args[0], os.Args[1:], world.Kernel{}))
 	}

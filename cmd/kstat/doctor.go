@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+
+	"kstat/lab/doctor"
+)
+
+// doctorCommand examines the machine. It exits with 0 if everything that was
+// asked for works, and with 1 if not.
+func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
+	config := doctor.Config{Version: version()}
+	asJSON := flags.Bool("json", false, "write JSON; --schema describes it")
+	schema := flags.Bool("schema", false, "print the JSON schema of --json, and end")
+	verbose := flags.Bool("v", false, "show the details of what works, too")
+	flags.StringVar(&config.Mount, "mount", "", "look at `DIR` as the mount point (default as kstatd's)")
+	flags.Func("queue", "look at NFQUEUE number `N` (default 0)", func(s string) error {
+		n, err := parseUint(s, 0, 65535)
+		config.Queue = uint16(n)
+		return err
+	})
+	flags.Func("queues", "and at `N` from that number on (default 1)", func(s string) error {
+		n, err := parseUint(s, 1, 65535)
+		config.Queues = int(n)
+		return err
+	})
+	flags.Func("queue-len", "think of queues of `N` packets (default as kstatd's)", func(s string) error {
+		n, err := parseUint(s, 1, 1<<20)
+		config.QueueLen = uint32(n)
+		return err
+	})
+	return func([]string) int {
+		for flags.NArg() > 0 { // flags may follow
+			f, err := doctor.ParseFeature(flags.Arg(0))
+			if err == nil {
+				err = flags.Parse(flags.Args()[1:])
+			}
+			switch {
+			case errors.Is(err, flag.ErrHelp):
+				fmt.Print(c.help(flags))
+				return 0
+			case err != nil:
+				return c.misuse("%v", err)
+			}
+			config.Features = append(config.Features, f)
+		}
+		if *schema {
+			_, _ = os.Stdout.Write(doctor.JSONSchema())
+			return 0
+		}
+		if int(config.Queue)+max(config.Queues, 1) > 1<<16 {
+			return c.misuse("--queues %d from --queue %d on ends behind 65535, the last number", config.Queues, config.Queue)
+		}
+		report := doctor.Examine(context.Background(), config)
+		var err error
+		if *asJSON {
+			err = report.WriteJSON(os.Stdout)
+		} else {
+			err = report.WriteText(os.Stdout, doctor.ScreenOf(os.Stdout), *verbose)
+		}
+		switch {
+		case err != nil:
+			fmt.Fprintln(os.Stderr, "kstat doctor:", err)
+			return exitFailure
+		case !report.OK:
+			return exitFailure
+		}
+		return 0
+	}
+}
+
+// parseUint parses a decimal number from low to high.
+func parseUint(text string, low, high uint64) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("take a number from %d to %d", low, high)
+	}
+	return n, nil
+}
