@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kstat/lab/doctor"
 	"kstat/lab/kmod"
 	"kstat/lab/sandbox"
 	"kstat/lab/world"
@@ -28,6 +29,7 @@ const asTool = "KSTAT_TEST_AS_TOOL"
 
 func TestMain(m *testing.M) {
 	world.Main()
+	doctor.Main()
 	if os.Getenv(asTool) != "" || slices.Contains(kmod.Tools(), filepath.Base(os.Args[0])) {
 		main()
 	}

@@ -94,7 +94,7 @@ func tryFUSE(v *visit) finding {
 		return failure("no answer within %v", limit)
 	case isRefused(err):
 		return v.refused(err)
-	case errors.Is(err, errChroot):
+	case err != nil && err.Error() == errChroot.Error(): // it comes from another process
 		return skipped("not tried: %v", err)
 	case err != nil:
 		return failure("%v", err)
@@ -157,6 +157,11 @@ func probeFUSE(string) (a answer, err error) {
 	defer point.Unmount()
 	reader := exec.Command("/proc/self/exe")
 	reader.Args = []string{probeName, "read", filepath.Join(dir, "kstat", "nout")}
+	done, err := emptyInput(reader)
+	if err != nil {
+		return a, err
+	}
+	defer done()
 	text, err := reader.Output()
 	if err != nil {
 		return a, fmt.Errorf("read the tree: %w", err)
@@ -239,7 +244,7 @@ func lookAtDaemons(v *visit) (all []finding) {
 		all = append(all, f)
 	}
 	for _, p := range processes() {
-		if p.name == "kstatd" && !slices.Contains(seen, p.pid) && !slices.Contains(seen, 0) {
+		if p.name == "kstatd" && p.nearby() && !slices.Contains(seen, p.pid) && !slices.Contains(seen, 0) {
 			f := fine("runs, and its tree is not to be seen from here")
 			f.title = fmt.Sprintf("kstatd, pid %d", p.pid)
 			all = append(all, f)
@@ -289,15 +294,7 @@ func (v *visit) hung(dir string) (finding, int) {
 		supervisor = place.Holder
 	}
 	if supervisor == 0 { // only root can see whose lock it is
-		for _, p := range all {
-			if p.name == "kstatd" {
-				if supervisor != 0 {
-					supervisor = 0
-					break
-				}
-				supervisor = p.pid
-			}
-		}
+		supervisor = likely(all, dir)
 	}
 	if supervisor == 0 {
 		return failure("hung: no answer within %v", readLimit).
@@ -324,6 +321,31 @@ func (v *visit) hung(dir string) (finding, int) {
 		by(v.sudo("kill -KILL "+list)+" && "+v.sudo("umount -l "+quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
 }
 
+// likely returns the only kstatd that was told to mount on a directory, or else
+// the only one there is; 0 if there is none such.
+func likely(all []process, dir string) int {
+	var told, any []int
+	for _, p := range all {
+		if p.name != "kstatd" {
+			continue
+		}
+		any = append(any, p.pid)
+		for arg := range strings.SplitSeq(content(fmt.Sprintf("/proc/%d/cmdline", p.pid)), "\x00") {
+			arg = strings.TrimPrefix(strings.TrimLeft(arg, "-"), "mount=")
+			if arg == dir || arg != "" && strings.HasSuffix(dir, "/"+arg) {
+				told = append(told, p.pid)
+			}
+		}
+	}
+	switch {
+	case len(told) == 1:
+		return told[0]
+	case len(any) == 1:
+		return any[0]
+	}
+	return 0
+}
+
 // within is a visit whose probes have less time.
 func (v *visit) within(d time.Duration) *visit {
 	shorter := *v
@@ -337,6 +359,13 @@ func (v *visit) within(d time.Duration) *visit {
 type process struct {
 	pid, parent int
 	name, state string
+}
+
+// nearby reports whether the process is in our network namespace, or may be.
+func (p *process) nearby() bool {
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p.pid))
+	ours, _ := os.Readlink("/proc/self/ns/net")
+	return err != nil || theirs == ours
 }
 
 // processes lists those that can be seen, but for threads of the kernel.

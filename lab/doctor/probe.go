@@ -161,6 +161,11 @@ func runProbe(name, argument string, namespaces uintptr, began chan<- *os.Proces
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	done, err := emptyInput(cmd)
+	if err != nil {
+		return a, err
+	}
+	defer done()
 	if err := cmd.Start(); err != nil {
 		return a, &refusedError{fmt.Errorf("start a process in namespaces of its own: %w", err)}
 	}
@@ -174,4 +179,15 @@ func runProbe(name, argument string, namespaces uintptr, began chan<- *os.Proces
 		return a, &probeError{a.Error, syscall.Errno(a.Errno)}
 	}
 	return a, nil
+}
+
+// emptyInput gives a command a standard input that is at its end. It is not
+// /dev/null, which is one of the things that may be missing.
+func emptyInput(cmd *exec.Cmd) (done func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdin = r
+	return func() { r.Close() }, w.Close()
 }

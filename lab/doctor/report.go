@@ -117,9 +117,6 @@ type Verdict struct {
 	Status Status `json:"status"`
 	// Because are the ids of the checks that failed, or were skipped.
 	Because []string `json:"because,omitempty"`
-
-	checks []*Check // those
-	asked  bool     // for, by name
 }
 
 // judge comes to the verdicts on the features that were asked for; all, if none
@@ -131,7 +128,7 @@ func (r *Report) judge(asked []Feature) {
 		if len(asked) > 0 && !byName {
 			continue
 		}
-		v := Verdict{ID: f.id, Title: f.title, Status: OK, asked: byName}
+		v := Verdict{ID: f.id, Title: f.title, Status: OK}
 		for i := range r.Checks {
 			if c := &r.Checks[i]; c.Status == Fail && slices.Contains(c.Features, f.id) {
 				v.because(Fail, c)
@@ -151,7 +148,6 @@ func (r *Report) judge(asked []Feature) {
 
 func (v *Verdict) because(s Status, c *Check) {
 	v.Status = s
-	v.checks = append(v.checks, c)
 	if !slices.Contains(v.Because, c.ID) {
 		v.Because = append(v.Because, c.ID)
 	}

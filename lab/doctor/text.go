@@ -104,7 +104,7 @@ func (r *Report) WriteText(w io.Writer, s Screen, verbose bool) error {
 	}
 	fmt.Fprintf(p.w, "\n%s\n", s.paint("1", "verdict"))
 	for _, v := range r.Features {
-		p.verdict(&v)
+		p.verdict(r, &v)
 	}
 	return p.w.Flush()
 }
@@ -138,22 +138,23 @@ func (p *page) cure(c *Check) {
 	}
 }
 
-func (p *page) verdict(v *Verdict) {
+func (p *page) verdict(r *Report, v *Verdict) {
+	var names []string
+	found := ""
+	for _, c := range r.Checks {
+		if c.Status == v.Status && slices.Contains(v.Because, c.ID) && !slices.Contains(names, c.Title) {
+			names = append(names, c.Title)
+			found = c.Found
+		}
+	}
 	switch v.Status {
 	case OK:
 		p.entry(OK, v.Title, "works")
-		return
 	case Skip:
-		p.entry(Skip, v.Title, "not known: "+v.checks[0].Found)
-		return
+		p.entry(Skip, v.Title, "not known: "+found)
+	default:
+		p.entry(Fail, v.Title, "does not work; see above: "+strings.Join(names, ", "))
 	}
-	var why []string
-	for _, c := range v.checks {
-		if !slices.Contains(why, c.Title) {
-			why = append(why, c.Title)
-		}
-	}
-	p.entry(Fail, v.Title, "does not work; see above: "+strings.Join(why, ", "))
 }
 
 // text writes a text, indented.
