@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/google/nftables"
@@ -149,6 +150,9 @@ func (r *room) examine(uid int, c Config) *Report {
 
 func (r *room) examineAs(what string, uid int, c Config) *Report {
 	r.t.Helper()
+	if c.Limit == 0 {
+		c.Limit = 20 * time.Second // the race detector and a busy machine take their time
+	}
 	text, err := json.Marshal(c)
 	must(r.t, err)
 	cmd := r.command(uid, r.program, string(text))
@@ -274,9 +278,6 @@ func TestHealthy(t *testing.T) {
 	if !r.OK {
 		t.Error("not everything is said to work")
 	}
-	if r.Seconds >= 2 {
-		t.Logf("it took %v seconds", r.Seconds)
-	}
 	for i := range r.Checks {
 		c := &r.Checks[i]
 		for _, m := range masks {
@@ -298,6 +299,42 @@ func TestHealthy(t *testing.T) {
 		var b bytes.Buffer
 		must(t, r.WriteText(&b, s, false))
 		golden(t, name, b.Bytes())
+	}
+}
+
+// The table of docs/doctor.md is that of the checks. With -update it is written
+// anew.
+func TestPage(t *testing.T) {
+	const path, begin, end = "../../docs/doctor.md", "<!-- checks: begin -->\n", "<!-- checks: end -->"
+	table := "| check | title | features |\n|---|---|---|\n"
+	group := ""
+	for _, c := range checks() {
+		if c.group != group {
+			group = c.group
+			table += "| | **" + group + "** | |\n"
+		}
+		var names []string
+		for _, f := range c.features {
+			names = append(names, string(f))
+		}
+		table += fmt.Sprintf("| `%s` | %s | %s |\n", c.id, c.title, strings.Join(names, ", "))
+	}
+	text, err := os.ReadFile(path)
+	must(t, err)
+	head, rest, ok1 := strings.Cut(string(text), begin)
+	old, tail, ok2 := strings.Cut(rest, end)
+	switch {
+	case !ok1 || !ok2:
+		t.Fatalf("%s has no place for the checks", path)
+	case old != table && *update:
+		must(t, os.WriteFile(path, []byte(head+begin+table+end+tail), 0o666))
+	case old != table:
+		t.Errorf("the table of %s is not what is checked; go test ./lab/doctor -run Page -update writes it anew", path)
+	}
+	for _, f := range Features() {
+		if !strings.Contains(string(text), "`"+string(f)+"`") {
+			t.Errorf("%s does not explain %s", path, f)
+		}
 	}
 }
 
@@ -568,11 +605,15 @@ func TestDaemon(t *testing.T) {
 	for _, pid := range append(d.workers(), d.pid) {
 		must(t, unix.Kill(pid, unix.SIGSTOP))
 	}
+	hurry := asked
+	hurry.Limit = time.Second
 	for _, uid := range []int{0, sandbox.Nobody} {
-		r = room.examine(uid, asked)
-		c := want(t, r, "kstatd", Fail, fmt.Sprintf(`hung: stopped by a signal \(pid %d\), no answer within 500ms`, d.pid))
+		r = room.examine(uid, hurry)
+		c := want(t, r, "kstatd", Fail, fmt.Sprintf(`hung: stopped by a signal \(pid %d\), no answer within 900ms`, d.pid))
 		if uid == 0 {
-			works(t, r, FUSE, Fail, "kstatd")
+			if r.OK {
+				t.Error("a kstatd is hung, and the report is ok")
+			}
 			continue
 		}
 		room.mended(0, asked, c, fmt.Sprintf("sudo kill -CONT %d %d", d.pid, d.workers()[0]))
@@ -728,7 +769,7 @@ for d in bin sbin lib lib64 usr etc proc sys dev tmp run; do
 	mkdir /mnt/root/$d
 	mount --rbind /$d /mnt/root/$d
 done`)
-	text, err := json.Marshal(Config{Features: []Feature{Run, FUSE}})
+	text, err := json.Marshal(Config{Features: []Feature{Run, FUSE}, Limit: 20 * time.Second})
 	must(t, err)
 	examine := func() *Report {
 		cmd := room.command(0, "chroot", "/mnt/root", room.program, string(text))

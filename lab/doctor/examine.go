@@ -20,12 +20,12 @@ type Config struct {
 	QueueLen uint32 // 0 means kstatd's default
 	Port     uint16 // of the metrics; 0 means 9469
 
+	// Limit is how long a check may take, and as all go on side by side, all of
+	// them. 0 means 1.7 seconds.
+	Limit time.Duration
+
 	Version string // of kstat
 }
-
-// limit is how long one check may take, and as all go on side by side, all of
-// them.
-const limit = 1700 * time.Millisecond
 
 // visit is one examination of a machine. Its fields are not written any more
 // once the checks go on.
@@ -139,11 +139,17 @@ func checks() []check {
 	}
 }
 
-// Examine looks at the machine. It takes less than two seconds, whatever it
-// finds.
+// usualLimit leaves some of two seconds to start and to write in.
+const usualLimit = 1700 * time.Millisecond
+
+// Examine looks at the machine. It takes little longer than its limit, whatever
+// it finds.
 func Examine(ctx context.Context, c Config) *Report {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	if c.Limit == 0 {
+		c.Limit = usualLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Limit)
 	defer cancel()
 	v := newVisit(ctx, c)
 	r := &Report{
@@ -207,8 +213,8 @@ func (v *visit) carryOut(c *check) (all []Check) {
 	var found []finding
 	select {
 	case found = <-answer:
-	case <-time.After(limit + 100*time.Millisecond): // longer than the probes, who say more
-		f := warning("no answer within %v", limit)
+	case <-time.After(v.Limit + 100*time.Millisecond): // longer than the probes, who say more
+		f := warning("no answer within %v", v.Limit)
 		if c.proof {
 			f.status = Fail
 		}

@@ -91,7 +91,7 @@ func tryFUSE(v *visit) finding {
 	_, user, err := v.probe("fuse", "", unix.CLONE_NEWNS)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v", limit)
+		return failure("no answer within %v", v.Limit)
 	case isRefused(err):
 		return v.refused(err)
 	case err != nil && err.Error() == errChroot.Error(): // it comes from another process
@@ -256,14 +256,15 @@ func lookAtDaemons(v *visit) (all []finding) {
 	return all
 }
 
-// readLimit is how long a tree may take to answer. One whose worker is stopped
-// is given another after two seconds.
-const readLimit = 500 * time.Millisecond
+// readLimit is how long a tree may take to answer: as long as there is time. On
+// a busy machine a process does not begin at once, and a kstatd that is well
+// must not be called hung.
+func (v *visit) readLimit() time.Duration { return v.Limit - v.Limit/10 }
 
 // lookAtTree says how the daemon of a tree is, and which process that is, 0 if
 // that cannot be told.
 func (v *visit) lookAtTree(dir string) (finding, int) {
-	a, err := v.within(readLimit).start("read", filepath.Join(dir, "stats.json"), 0)
+	a, err := v.within(v.readLimit()).start("read", filepath.Join(dir, "stats.json"), 0)
 	var d daemonOf
 	if err == nil {
 		err = json.Unmarshal([]byte(a.Text), &d)
@@ -297,7 +298,7 @@ func (v *visit) hung(dir string) (finding, int) {
 		supervisor = likely(all, dir)
 	}
 	if supervisor == 0 {
-		return failure("hung: no answer within %v", readLimit).
+		return failure("hung: no answer within %v", v.readLimit()).
 			by(v.sudo("umount -l "+quote(dir)), "end its kstatd with SIGKILL, and unmount it"), 0
 	}
 	family := []process{}
@@ -314,10 +315,10 @@ func (v *visit) hung(dir string) (finding, int) {
 	}
 	list := strings.Join(pids, " ")
 	if stopped {
-		return failure("hung: stopped by a signal (pid %d), no answer within %v", supervisor, readLimit).
+		return failure("hung: stopped by a signal (pid %d), no answer within %v", supervisor, v.readLimit()).
 			by(v.sudo("kill -CONT "+list), "let it go on"), supervisor
 	}
-	return failure("hung: pid %d does not answer within %v", supervisor, readLimit).
+	return failure("hung: pid %d does not answer within %v", supervisor, v.readLimit()).
 		by(v.sudo("kill -KILL "+list)+" && "+v.sudo("umount -l "+quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
 }
 

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ func tryNFQueue(v *visit) finding {
 	a, user, err := v.probe("nfqueue", "", unix.CLONE_NEWNET)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v: a queue was bound, and something did not come back", limit).
+		return failure("no answer within %v: a queue was bound, and something did not come back", v.Limit).
 			by("", "look into the kernel's log: dmesg")
 	case isRefused(err):
 		return v.refused(err)
@@ -104,7 +105,13 @@ func hold(kind hook.Kind, f func(*stats.Table) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, engine.Close()) }()
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- engine.Run(ctx) }() // which renews the rule, and closes the engine
+	defer func() {
+		end()
+		err = errors.Join(err, <-ended)
+	}()
 	if err := engine.Start(); err != nil {
 		return err
 	}
@@ -132,7 +139,7 @@ func passes(table *stats.Table) error {
 	if _, err := conn.WriteTo([]byte("kstat doctor"), conn.LocalAddr()); err != nil {
 		return fmt.Errorf("send a packet: %w", err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(limit / 2))
+	_ = conn.SetReadDeadline(time.Now().Add(usualLimit / 2))
 	if _, _, err := conn.ReadFrom(make([]byte, 64)); err != nil {
 		return fmt.Errorf("a packet was sent and did not come back: %w", err)
 	}
@@ -503,9 +510,9 @@ func lookAtMemory(v *visit) []finding {
 	switch {
 	case limit == 0: // not to be seen in a network namespace
 	case v.self.nested:
-		f = f.with(fmt.Sprintf("net.core.rmem_max is %d, which limits the socket here, in a user namespace: a burst may pass uncounted sooner", limit))
+		f = f.with(fmt.Sprintf("net.core.rmem_max is %d, which limits the socket here, in a user namespace: a burst may pass uncounted sooner", v.Limit))
 	default:
-		f = f.with(fmt.Sprintf("net.core.rmem_max is %d; kstatd may set more, with CAP_NET_ADMIN", limit))
+		f = f.with(fmt.Sprintf("net.core.rmem_max is %d; kstatd may set more, with CAP_NET_ADMIN", v.Limit))
 	}
 	return []finding{f}
 }
@@ -578,7 +585,7 @@ func tryBPF(v *visit) finding {
 	_, err := v.start("bpf", "", unix.CLONE_NEWNET)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v", limit)
+		return failure("no answer within %v", v.Limit)
 	case isRefused(err):
 		return skipped("not tried: %v", err)
 	case err != nil:

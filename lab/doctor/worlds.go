@@ -65,7 +65,7 @@ func lookAtNamespaces(v *visit) finding {
 	var f finding
 	switch {
 	case errors.Is(err, errHung):
-		f = failure("no answer within %v", limit)
+		f = failure("no answer within %v", v.Limit)
 	case err == nil:
 		f = fine("can be made")
 	default:
@@ -163,7 +163,7 @@ func (v *visit) enterWorld() finding {
 	a, err := v.start("world", "", 0)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v", limit)
+		return failure("no answer within %v", v.Limit)
 	case err != nil:
 		return v.noWorld(err)
 	case a.Text != "2\n":
