@@ -415,6 +415,26 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+// A directory that cannot be made, and one that can.
+func TestMountPoint(t *testing.T) {
+	room := newRoom(t, unix.CLONE_NEWNS, "mount -t tmpfs -o ro none /run; mount -t tmpfs none /dev/shm; ln -s /tmp mnt/link")
+	for _, c := range []struct {
+		dir, found, mend string
+		status           Status
+	}{
+		{"/run/kstat", "/run/kstat cannot be made: read-only file system", "kstatd --mount /dev/shm/kstat", Fail},
+		{"/dev/shm/kstat", "/dev/shm/kstat: can be made", "", OK},
+		{"/dev/shm", "mount point /dev/shm: a tmpfs file system is mounted there: device or resource busy", "kstatd --mount /run/kstat2", Fail},
+		{"mnt/link", "mount point .*/mnt/link: it is a symbolic link; .*", "kstatd --mount /run/kstat2", Fail},
+		{"", ".*/mnt/kstat: can be made", "", OK},
+	} {
+		r := room.examine(0, Config{Features: []Feature{NFQueue}, Mount: c.dir})
+		if check := want(t, r, "mount-point", c.status, c.found); check.Command != c.mend {
+			t.Errorf("%s is mended by %q, want %q", c.dir, check.Command, c.mend)
+		}
+	}
+}
+
 func TestNoUserNamespaces(t *testing.T) {
 	sandbox.Need(t, sandbox.Namespaces, sandbox.NFQueue, sandbox.Root)
 	needTool(t, "sysctl")

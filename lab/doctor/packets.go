@@ -62,7 +62,7 @@ func (v *visit) noQueue(err error) finding {
 	case strings.Contains(text, "no nftables"):
 		return f.by(v.sudo("modprobe nf_tables"), "load nftables, of Linux 5.12 or newer")
 	case errors.Is(err, unix.EPERM) && v.self.uid != 0:
-		return f.by("sudo kstat doctor nfqueue", "a user namespace gives no rights here; ask as root")
+		return v.permit(f)
 	}
 	return f
 }
@@ -575,7 +575,10 @@ func lookAtBPFCapabilities(v *visit) finding {
 	case v.self.nested:
 		return failure("%s", lack).by("kstatd --engine nfqueue", "run it as the host's root, or take the other engine")
 	}
-	return failure("%s", lack).by(v.sudo("kstatd --engine bpf"), "run it as the host's root")
+	if v.self.uid == 0 {
+		return failure("%s", lack).by("kstatd --engine nfqueue", "give it those, or take the other engine, if that works")
+	}
+	return failure("%s", lack).by("sudo kstatd --engine bpf", "run it as root")
 }
 
 func tryBPF(v *visit) finding {

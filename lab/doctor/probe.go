@@ -36,8 +36,8 @@ func probeOf(name string) func(argument string) (answer, error) {
 		return probeRead
 	case "world":
 		return probeWorld
-	case "nothing":
-		return func(string) (answer, error) { return answer{}, nil }
+	case "rights":
+		return probeRights
 	}
 	return nil
 }

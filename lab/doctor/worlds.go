@@ -31,12 +31,24 @@ func knobs() []knob {
 	}
 }
 
+// permit says how to mend what a user namespace does not permit.
+func (v *visit) permit(f finding) finding {
+	for _, k := range knobs() {
+		if content(k.path) == k.bad {
+			return f.by(fmt.Sprintf("%s %s=%s", v.sudo("sysctl -w"), k.name, k.good), "permit user namespaces, or run it as root")
+		}
+	}
+	if v.self.uid != 0 {
+		return f.by("sudo kstat doctor", "ask as root")
+	}
+	return f
+}
+
 // refused explains why a process could not have namespaces of its own.
 func (v *visit) refused(err error) finding {
 	for _, k := range knobs() {
 		if content(k.path) == k.bad {
-			return failure("new namespaces are refused: %s is %s", k.name, k.bad).
-				by(fmt.Sprintf("%s %s=%s", v.sudo("sysctl -w"), k.name, k.good), "permit user namespaces, or run it as root")
+			return v.permit(failure("new namespaces are refused: %s is %s", k.name, k.bad))
 		}
 	}
 	f := failure("new namespaces are refused: %v", errors.Unwrap(err))
@@ -51,11 +63,18 @@ func (v *visit) refused(err error) finding {
 	return f
 }
 
+// probeRights uses rights that a user namespace should give: AppArmor can make
+// ones that give none.
+func probeRights(string) (answer, error) {
+	err := privateMounts()
+	if errors.Is(err, unix.EINVAL) { // a chroot, which is looked at elsewhere
+		err = nil
+	}
+	return answer{}, errors.Join(err, loopback())
+}
+
 func lookAtNamespaces(v *visit) finding {
-	err := func() error {
-		_, err := v.start("nothing", "", worldNamespaces|unix.CLONE_NEWUSER)
-		return err
-	}()
+	_, err := v.start("rights", "", worldNamespaces|unix.CLONE_NEWUSER)
 	var details []string
 	for _, k := range knobs() {
 		if value := content(k.path); value != "" {
@@ -68,8 +87,10 @@ func lookAtNamespaces(v *visit) finding {
 		f = failure("no answer within %v", v.Limit)
 	case err == nil:
 		f = fine("can be made")
-	default:
+	case isRefused(err):
 		f = v.refused(err)
+	default:
+		f = v.permit(failure("can be made, but give no rights: %v", err))
 	}
 	if v.self.uid == 0 {
 		f.features = []Feature{} // root does without
@@ -178,8 +199,9 @@ func (v *visit) noWorld(err error) finding {
 	f := failure("%v", err)
 	text := err.Error()
 	for _, k := range knobs() {
-		if strings.Contains(text, "new namespaces are refused") && content(k.path) == k.bad {
-			return f.by(fmt.Sprintf("%s %s=%s", v.sudo("sysctl -w"), k.name, k.good), "permit user namespaces, or run it as root")
+		denied := strings.Contains(text, "new namespaces are refused") || strings.Contains(text, unix.EPERM.Error())
+		if denied && content(k.path) == k.bad {
+			return v.permit(f)
 		}
 	}
 	switch {
