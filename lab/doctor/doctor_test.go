@@ -639,6 +639,19 @@ func TestDaemon(t *testing.T) {
 		room.mended(0, asked, c, fmt.Sprintf("sudo kill -CONT %d %d", d.pid, d.workers()[0]))
 	}
 
+	// Without a worker, which nobody replaces.
+	must(t, unix.Kill(d.pid, unix.SIGSTOP), unix.Kill(d.workers()[0], unix.SIGKILL))
+	awaitDead(t, room, d.dir)
+	for _, uid := range []int{sandbox.Nobody, 0} {
+		r = room.examine(uid, asked)
+		c := want(t, r, "kstatd", Fail, fmt.Sprintf(`without a worker: pid %d, which should start one, is stopped by a signal`, d.pid))
+		if uid == 0 {
+			room.shell(c.Command)
+			room.shell("until cat " + d.dir + "/nout >/dev/null 2>&1; do :; done")
+		}
+	}
+	want(t, room.examine(0, asked), "kstatd", OK, well)
+
 	d.kill()
 	awaitDead(t, room, d.dir)
 	r = room.examine(sandbox.Nobody, asked)

@@ -280,6 +280,15 @@ func (v *visit) lookAtTree(dir string) (finding, int) {
 		}
 		return fine("well: pid %d, engine %s, %s", d.PID, d.Engine, state).with("version " + d.Version), d.PID
 	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+		all := processes()
+		if pid := supervisorOf(all, dir, false); pid != 0 {
+			if isStopped(all, pid) {
+				return failure("without a worker: pid %d, which should start one, is stopped by a signal", pid).
+					by(v.sudo(fmt.Sprintf("kill -CONT %d", pid)), "let it go on"), pid
+			}
+			return warning("without a worker, which pid %d is about to replace", pid).
+				by("kstat doctor fuse", "ask again in a second"), pid
+		}
 		return warning("dead: its daemon is gone, and every access fails").
 			by(v.sudo("umount -l "+quote(dir)), "unmount it; a kstatd that is started there does so, too"), 0
 	case errors.Is(err, errHung):
@@ -293,13 +302,7 @@ func (v *visit) lookAtTree(dir string) (finding, int) {
 // hung explains a tree that does not answer.
 func (v *visit) hung(dir string) (finding, int) {
 	all := processes()
-	supervisor := 0
-	if place, err := fs.Look(dir); err == nil {
-		supervisor = place.Holder
-	}
-	if supervisor == 0 { // only root can see whose lock it is
-		supervisor = likely(all, dir)
-	}
+	supervisor := supervisorOf(all, dir, true)
 	if supervisor == 0 {
 		return failure("hung: no answer within %v", v.readLimit()).
 			by(v.sudo("umount -l "+quote(dir)), "end its kstatd with SIGKILL, and unmount it"), 0
@@ -314,7 +317,7 @@ func (v *visit) hung(dir string) (finding, int) {
 	stopped := false
 	for _, p := range family {
 		pids = append(pids, strconv.Itoa(p.pid))
-		stopped = stopped || p.state == "T" || p.state == "t"
+		stopped = stopped || isStopped(family, p.pid)
 	}
 	list := strings.Join(pids, " ")
 	if stopped {
@@ -325,9 +328,20 @@ func (v *visit) hung(dir string) (finding, int) {
 		by(v.sudo("kill -KILL "+list)+" && "+v.sudo("umount -l "+quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
 }
 
-// likely returns the only kstatd that was told to mount on a directory, or else
-// the only one there is; 0 if there is none such.
-func likely(all []process, dir string) int {
+// isStopped reports whether a process is stopped by a signal, or traced.
+func isStopped(all []process, pid int) bool {
+	return slices.ContainsFunc(all, func(p process) bool { return p.pid == pid && strings.ContainsAny(p.state, "Tt") })
+}
+
+// supervisorOf returns the process that has a mount point: who has locked it,
+// or, as only root can see that, the only kstatd that was told to mount there.
+// With guess, it may also be the only kstatd there is. 0 is none.
+func supervisorOf(all []process, dir string, guess bool) int {
+	if place, err := fs.Look(dir); err == nil {
+		if place.Holder != 0 || os.Geteuid() == 0 {
+			return place.Holder
+		}
+	}
 	var told, any []int
 	for _, p := range all {
 		if p.name != "kstatd" {
@@ -344,7 +358,7 @@ func likely(all []process, dir string) int {
 	switch {
 	case len(told) == 1:
 		return told[0]
-	case len(any) == 1:
+	case len(any) == 1 && guess:
 		return any[0]
 	}
 	return 0
