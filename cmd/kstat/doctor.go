@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"kstat/lab/doctor"
 )
@@ -33,6 +34,12 @@ func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		n, err := parseUint(s, 1, 1<<20)
 		config.QueueLen = uint32(n)
 		return err
+	})
+	flags.Func("limit", "give each check `DURATION`; all go on side by side (default 1.7s)", func(s string) (err error) {
+		if config.Limit, err = time.ParseDuration(s); err != nil || config.Limit <= 0 {
+			return errors.New("take a duration, like 10s")
+		}
+		return nil
 	})
 	return func([]string) int {
 		for flags.NArg() > 0 { // flags may follow

@@ -12,7 +12,7 @@ import (
 
 func TestDoctor(t *testing.T) {
 	needWorld(t)
-	got := end(t, tool("doctor", "nfqueue", "--json", "fuse", "--queue", "7"))
+	got := end(t, tool("doctor", "nfqueue", "--json", "--limit", "20s", "fuse", "--queue", "7"))
 	var r doctor.Report
 	must(t, json.Unmarshal([]byte(got.stdout), &r))
 	var features []doctor.Feature
@@ -43,6 +43,7 @@ func TestDoctorUsage(t *testing.T) {
 		{[]string{"nfqueue", "--queue", "65536"}, "take a number from 0 to 65535"},
 		{[]string{"--queue", "65535", "--queues", "2"}, "--queues 2 from --queue 65535 on ends behind 65535"},
 		{[]string{"--queue-len", "0"}, "take a number from 1 to 1048576"},
+		{[]string{"--limit", "0s"}, "take a duration, like 10s"},
 		{[]string{"--wrong"}, "flag provided but not defined"},
 	} {
 		got := end(t, tool(append([]string{"doctor"}, c.args...)...))

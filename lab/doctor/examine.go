@@ -86,6 +86,11 @@ type check struct {
 	proof bool
 }
 
+// noAnswer is what there is to say if something was not done in time.
+func (v *visit) noAnswer() finding {
+	return failure("no answer within %v", v.Limit).by("kstat doctor --limit 10s", "if the machine is busy, give it more time")
+}
+
 // one makes a check's function of one that always finds one thing.
 func one(f func(*visit) finding) func(*visit) []finding {
 	return func(v *visit) []finding { return []finding{f(v)} }
@@ -214,9 +219,9 @@ func (v *visit) carryOut(c *check) (all []Check) {
 	select {
 	case found = <-answer:
 	case <-time.After(v.Limit + 100*time.Millisecond): // longer than the probes, who say more
-		f := warning("no answer within %v", v.Limit)
-		if c.proof {
-			f.status = Fail
+		f := v.noAnswer()
+		if !c.proof {
+			f.status = Warn
 		}
 		found = []finding{f}
 	}

@@ -92,7 +92,7 @@ func tryFUSE(v *visit) finding {
 	_, user, err := v.probe("fuse", "", unix.CLONE_NEWNS)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v", v.Limit)
+		return v.noAnswer()
 	case isRefused(err):
 		return v.refused(err)
 	case err != nil && err.Error() == errChroot.Error(): // it comes from another process

@@ -32,8 +32,7 @@ func tryNFQueue(v *visit) finding {
 	a, user, err := v.probe("nfqueue", "", unix.CLONE_NEWNET)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v: a queue was bound, and something did not come back", v.Limit).
-			by("", "look into the kernel's log: dmesg")
+		return v.noAnswer()
 	case isRefused(err):
 		return v.refused(err)
 	case err != nil:
@@ -588,7 +587,7 @@ func tryBPF(v *visit) finding {
 	_, err := v.start("bpf", "", unix.CLONE_NEWNET)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v", v.Limit)
+		return v.noAnswer()
 	case isRefused(err):
 		return skipped("not tried: %v", err)
 	case err != nil:

@@ -84,7 +84,7 @@ func lookAtNamespaces(v *visit) finding {
 	var f finding
 	switch {
 	case errors.Is(err, errHung):
-		f = failure("no answer within %v", v.Limit)
+		f = v.noAnswer()
 	case err == nil:
 		f = fine("can be made")
 	case isRefused(err):
@@ -184,7 +184,7 @@ func (v *visit) enterWorld() finding {
 	a, err := v.start("world", "", 0)
 	switch {
 	case errors.Is(err, errHung):
-		return failure("no answer within %v", v.Limit)
+		return v.noAnswer()
 	case err != nil:
 		return v.noWorld(err)
 	case a.Text != "2\n":
