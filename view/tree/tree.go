@@ -1,0 +1,84 @@
+package tree
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	daemon "kstat/fs"
+)
+
+// Stats reads stats.json: all figures at one moment. Keys that this program
+// does not know are passed over, another schema is an error.
+func (t Tree) Stats() (*daemon.Document, error) {
+	text, err := os.ReadFile(t.Path("stats.json"))
+	if err != nil {
+		return nil, t.explain(err)
+	}
+	return parseStats(text)
+}
+
+func parseStats(text []byte) (*daemon.Document, error) {
+	var schema struct {
+		Schema  int    `json:"schema"`
+		Version string `json:"version"`
+	}
+	if err := json.Unmarshal(text, &schema); err != nil {
+		return nil, fmt.Errorf("read stats.json: %w", err)
+	}
+	if schema.Schema != daemon.Schema {
+		return nil, fmt.Errorf("stats.json has schema %d, and this kstat knows %d: take the kstat that came with that kstatd (version %q)",
+			schema.Schema, daemon.Schema, schema.Version)
+	}
+	d := new(daemon.Document)
+	if err := json.Unmarshal(text, d); err != nil {
+		return nil, fmt.Errorf("read stats.json: %w", err)
+	}
+	return d, nil
+}
+
+// Write stores a value in a file, with one write(2). It makes no file.
+func (t Tree) Write(name, value string) error {
+	f, err := os.OpenFile(t.Path(name), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(value)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return t.explain(err)
+	}
+	return nil
+}
+
+// explain makes one line of what the kernel said about a file. What it wraps
+// stays.
+func (t Tree) explain(err error) error {
+	var path *fs.PathError
+	if !errors.As(err, &path) {
+		return err
+	}
+	name := strings.TrimPrefix(strings.TrimPrefix(path.Path, t.dir), "/")
+	switch path.Err {
+	case syscall.ENOENT, syscall.ENOTDIR:
+		return fmt.Errorf("%w on %s: start one there, or name another directory by --mount", ErrAbsent, t.dir)
+	case syscall.ENOTCONN, syscall.ECONNABORTED:
+		return fmt.Errorf("%s: %w, or is replacing its worker (%w)", t.dir, ErrDead, path.Err)
+	case syscall.EACCES:
+		return fmt.Errorf("%s: %w: only root may write it (sudo)", name, path.Err)
+	case syscall.EPERM:
+		return fmt.Errorf("%s: %w: the daemon lacks CAP_NET_ADMIN; its log says more", name, path.Err)
+	case syscall.EBUSY:
+		return fmt.Errorf("%s: %w: another program has the queue or the hook; the daemon's log says which", name, path.Err)
+	case syscall.EOPNOTSUPP:
+		return fmt.Errorf("%s: %w: this kernel lacks what it takes; the daemon's log says what", name, path.Err)
+	case syscall.ENODEV:
+		return fmt.Errorf("%s: %w: the daemon is ending", name, path.Err)
+	case syscall.EINVAL, syscall.ERANGE:
+		return fmt.Errorf("%s: %w: the daemon refuses the value", name, path.Err)
+	}
+	return fmt.Errorf("%s: %w; the daemon's log may say more", name, path.Err)
+}
