@@ -1,6 +1,6 @@
 // Kstat runs the grading scripts of the KSTAT coursework as they are, in a
 // private world where the kernel module exists, and grades what offers the
-// module's files. See the README.
+// module's files. It shows what a running kstatd counts. See the README.
 package main
 
 import (
@@ -34,6 +34,7 @@ var commands = []*command{
 	{"run", "[FLAG]… [--] COMMAND [ARG]…", "run a command in a private world that has the module", run},
 	{"grade", "[FLAG]… [-- COMMAND [ARG]…]", "grade an implementation, or a command, by a rubric", gradeCommand},
 	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand},
+	{"watch", "[FLAG]…", "print what a running kstatd publishes, a line each", watchCommand},
 	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko},
 }
 

@@ -2,10 +2,12 @@ package tree
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -43,6 +45,8 @@ func (p *Publications) Next() (Publication, error) {
 	switch {
 	case err == io.EOF && line == "":
 		return Publication{}, io.EOF
+	case errors.Is(err, syscall.EIO): // what a read gets that had just begun
+		return Publication{}, fmt.Errorf("%s: %w (%w)", p.tree.dir, ErrDead, syscall.EIO)
 	case err != nil:
 		return Publication{}, p.tree.explain(err)
 	}
