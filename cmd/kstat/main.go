@@ -34,6 +34,7 @@ var commands = []*command{
 	{"run", "[FLAG]… [--] COMMAND [ARG]…", "run a command in a private world that has the module", run},
 	{"grade", "[FLAG]… [-- COMMAND [ARG]…]", "grade an implementation, or a command, by a rubric", gradeCommand},
 	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand},
+	{"top", "[FLAG]…", "show what a running kstatd counts, live", topCommand},
 	{"watch", "[FLAG]…", "print what a running kstatd publishes, a line each", watchCommand},
 	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko},
 }

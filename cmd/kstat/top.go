@@ -1,0 +1,40 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"kstat/view/top"
+	"kstat/view/tree"
+)
+
+func topCommand(c *command, flags *flag.FlagSet) func([]string) int {
+	mount := mountFlag(flags)
+	var t top.Top
+	flags.DurationVar(&t.Interval, "interval", time.Second, "look after each `TIME` (default 1s)")
+	flags.BoolVar(&t.NoColor, "no-color", false, "no colours; so does NO_COLOR in the environment")
+	once := flags.Bool("once", false, "print one table, with the rates of one interval, and end; so it does where there is no terminal")
+	return func([]string) int {
+		if err := checkInterval(t.Interval); err != nil {
+			return c.misuse("%v", err)
+		}
+		if flags.NArg() > 0 {
+			return c.misuse("%q is not a flag, and nothing else is expected", flags.Arg(0))
+		}
+		var err error
+		if t.Tree, err = tree.Find(*mount); err == nil {
+			if terminal := os.Getenv("TERM"); *once || terminal == "" || terminal == "dumb" || !isTerminal(os.Stdout) {
+				err = t.Once(os.Stdout)
+			} else {
+				err = t.Run()
+			}
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
+			return exitFailure
+		}
+		return 0
+	}
+}
