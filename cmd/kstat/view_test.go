@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -576,19 +578,28 @@ func TestViewMisuse(t *testing.T) {
 
 // watching is a kstat watch that runs.
 type watching struct {
-	t     testing.TB
-	cmd   *exec.Cmd
-	lines *bufio.Reader
-	errs  bytes.Buffer
+	t      testing.TB
+	cmd    *exec.Cmd
+	stdout io.Closer
+	lines  *bufio.Reader
+	errs   bytes.Buffer
 }
 
 // startWatch starts one, and waits until it waits.
 func startWatch(t testing.TB, d *daemon, flags ...string) *watching {
 	t.Helper()
+	w := runWatch(t, d, flags...)
+	w.awaitOpen(d, "")
+	return w
+}
+
+// runWatch starts one.
+func runWatch(t testing.TB, d *daemon, flags ...string) *watching {
+	t.Helper()
 	w := &watching{t: t, cmd: tool(append([]string{"watch", "--mount", d.dir}, flags...)...)}
 	stdout, err := w.cmd.StdoutPipe()
 	must(t, err)
-	w.lines = bufio.NewReader(stdout)
+	w.stdout, w.lines = stdout, bufio.NewReader(stdout)
 	w.cmd.Stderr = &w.errs
 	must(t, w.cmd.Start())
 	t.Cleanup(func() {
@@ -597,19 +608,31 @@ func startWatch(t testing.TB, d *daemon, flags ...string) *watching {
 			_ = w.cmd.Wait()
 		}
 	})
-	w.awaitOpen(d)
 	return w
 }
 
-// awaitOpen waits until the watch is open.
-func (w *watching) awaitOpen(d *daemon) {
+// watched names the open watch of the process, which is another one in another
+// worker's mount; nothing if there is none.
+func (w *watching) watched(d *daemon) string {
+	proc := fmt.Sprintf("/proc/%d/", w.cmd.Process.Pid)
+	links, _ := os.ReadDir(proc + "fd")
+	for _, link := range links {
+		if to, _ := os.Readlink(proc + "fd/" + link.Name()); to == filepath.Join(d.dir, "watch") {
+			info, _ := os.ReadFile(proc + "fdinfo/" + link.Name())
+			_, after, _ := strings.Cut(string(info), "mnt_id:")
+			id, _, _ := strings.Cut(strings.TrimSpace(after), "\n")
+			return id
+		}
+	}
+	return ""
+}
+
+// awaitOpen waits until another watch is open than before.
+func (w *watching) awaitOpen(d *daemon, before string) {
 	w.t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", w.cmd.Process.Pid))
-		for _, link := range links {
-			if to, _ := os.Readlink(link); to == filepath.Join(d.dir, "watch") {
-				return
-			}
+		if now := w.watched(d); now != "" && now != before {
+			return
 		}
 		if time.Now().After(end) {
 			w.t.Fatalf("watch is not opened; it says %q", w.errs.String())
@@ -677,11 +700,9 @@ func TestWatchPublications(t *testing.T) {
 	}
 
 	// Another worker goes on with the numbers.
+	before := w.watched(d)
 	must(t, unix.Kill(d.worker(), unix.SIGKILL))
-	before := w.watched()
-	for end := time.Now().Add(10 * time.Second); before == w.watched() && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-	}
-	w.awaitOpen(d)
+	w.awaitOpen(d, before)
 	must(t, traffic.Ping(lo4, 1))
 	w.expect("at 8 2 8 +0 +2")
 
@@ -702,4 +723,91 @@ type publicationLine struct {
 	Total       uint64 `json:"total"`
 	NOutDelta   uint64 `json:"nout_delta"`
 	TotalDelta  uint64 `json:"total_delta"`
+}
+
+// TestWatchIntervals: what is in the lines is what was sent, neither more nor
+// less.
+func TestWatchIntervals(t *testing.T) {
+	needWorld(t)
+	d := startDaemon(t, treeDir(t), "--start", "--counter", "1000")
+	mix(t)
+	asText, asJSON := runWatch(t, d, "--interval", "50ms"), runWatch(t, d, "--interval", "50ms", "--json")
+	asText.expect("#time packets")
+	_, err := asJSON.lines.ReadBytes('\n') // it has begun
+	must(t, err)
+	mix(t)
+
+	sums := map[string]figures{}
+	for sum := (figures{}); sum.packets < mixed["total"].packets; {
+		line, err := asText.lines.ReadString('\n')
+		must(t, err)
+		fields := strings.Fields(clockPattern.ReplaceAllString(line, ""))
+		if slices.Equal(fields, []string{"-"}) {
+			continue
+		}
+		for i := 0; i+1 < len(fields); i += 2 {
+			n, err := strconv.ParseUint(strings.TrimPrefix(fields[i+1], "+"), 10, 64)
+			must(t, err)
+			name := strings.Replace(fields[i], "/", " ", 1)
+			sums[name] = figures{packets: sums[name].packets + n}
+			sum.packets += n
+		}
+	}
+	for name, want := range mixed {
+		if name != "total" && sums[name].packets != want.packets {
+			t.Errorf("text: %s %d, want %d", name, sums[name].packets, want.packets)
+		}
+	}
+
+	sums = map[string]figures{}
+	for sums["total"].packets < mixed["total"].packets {
+		line, err := asJSON.lines.ReadBytes('\n')
+		must(t, err)
+		var got struct {
+			Seconds        float64
+			Packets, Bytes uint64
+			Protocols      []struct {
+				Name, Family   string
+				Packets, Bytes uint64
+			}
+		}
+		must(t, json.Unmarshal(line, &got))
+		if got.Seconds <= 0 {
+			t.Errorf("an interval of %v s", got.Seconds)
+		}
+		sums["total"] = figures{sums["total"].packets + got.Packets, sums["total"].bytes + got.Bytes}
+		for _, p := range got.Protocols {
+			name := p.Name + " " + p.Family
+			sums[name] = figures{sums[name].packets + p.Packets, sums[name].bytes + p.Bytes}
+		}
+	}
+	if !maps.Equal(sums, mixed) {
+		t.Errorf("JSON: %v, want %v", sums, mixed)
+	}
+
+	must(t, asText.cmd.Process.Signal(unix.SIGINT))
+	asText.end()
+	if status := asText.cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != unix.SIGINT {
+		t.Errorf("after Ctrl-C: %v", asText.cmd.ProcessState)
+	}
+	d.end(unix.SIGTERM)
+	if got := asJSON.end(); got.status != 0 || got.stderr != "kstat watch: kstatd has ended\n" {
+		t.Errorf("at the daemon's end: %+v", got)
+	}
+}
+
+// TestWatchClosedPipe: it ends when nobody reads what it writes, also when
+// there is nothing to write.
+func TestWatchClosedPipe(t *testing.T) {
+	needWorld(t)
+	d := startDaemon(t, treeDir(t), "--start", "--counter", "2")
+	w := startWatch(t, d)
+	w.expect("#time publication nout total +nout +total")
+	must(t, traffic.Ping(lo4, 1))
+	w.expect("at 1 0 2 +0 +2")
+	must(t, w.stdout.Close())
+	_ = w.cmd.Wait()
+	if status := w.cmd.ProcessState.ExitCode(); status != 0 || w.errs.String() != "" {
+		t.Errorf("status %d, %q", status, w.errs.String())
+	}
 }

@@ -123,10 +123,12 @@ func arrange(width int) (slots []slot, gap int) {
 	var widths [columnCount]int
 	used := -gap
 	for _, id := range importance {
-		if need := columns[id].least + gap; used+need <= width {
-			widths[id] = columns[id].least
-			used += need
+		need := columns[id].least + gap
+		if used+need > width {
+			break
 		}
+		widths[id] = columns[id].least
+		used += need
 	}
 	for _, g := range growth {
 		if w := &widths[g.columnID]; *w > 0 && *w < g.to {

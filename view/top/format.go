@@ -75,15 +75,10 @@ type ramp [8]string
 // The highest of them has the full height; what is more than nothing can be
 // told from nothing; what is not known is blank.
 func (r *ramp) spark(h *history, of, width int) string {
-	width = min(width, span)
-	top := 0.0
-	for _, v := range h[span-width:] {
-		if v[of] > top { // NaN is not
-			top = v[of]
-		}
-	}
+	shown := h[kept-min(width, kept):]
+	top := highest(shown, of)
 	var b strings.Builder
-	for _, v := range h[span-width:] {
+	for _, v := range shown {
 		switch x := v[of]; {
 		case math.IsNaN(x):
 			b.WriteByte(' ')
@@ -94,4 +89,41 @@ func (r *ramp) spark(h *history, of, width int) string {
 		}
 	}
 	return b.String()
+}
+
+// chart draws the same with several lines, from the top down, and returns what
+// the highest value is.
+func (r *ramp) chart(h *history, of, width, height int) (lines []string, top float64) {
+	shown := h[kept-min(width, kept):]
+	top = highest(shown, of)
+	steps := len(r) // a line's glyphs have heights from 1 to 8
+	for row := height - 1; row >= 0; row-- {
+		var b strings.Builder
+		for _, v := range shown {
+			filled := 0 // steps
+			if x := v[of]; x > 0 {
+				filled = int(math.Ceil(x / top * float64(height*steps)))
+			}
+			switch filled -= row * steps; {
+			case filled > 0:
+				b.WriteString(r[min(filled, steps)-1])
+			case row == 0 && v[of] == 0:
+				b.WriteString(r[0])
+			default:
+				b.WriteByte(' ')
+			}
+		}
+		lines = append(lines, b.String())
+	}
+	return lines, top
+}
+
+// highest returns the largest value that is known, or 0.
+func highest(values []pair, of int) (top float64) {
+	for _, v := range values {
+		if v[of] > top { // NaN is not
+			top = v[of]
+		}
+	}
+	return top
 }

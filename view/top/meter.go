@@ -7,8 +7,12 @@ import (
 	"kstat/fs"
 )
 
-// span is how many samples a history has.
-const span = 60
+// kept is how many samples a history has, span how many a line of the table
+// shows.
+const (
+	kept = 240
+	span = 60
+)
 
 // unknown is a rate that cannot be told.
 var unknown = math.NaN()
@@ -22,7 +26,7 @@ const (
 )
 
 // history holds the latest rates, in seconds, the newest last.
-type history [span]pair
+type history [kept]pair
 
 func newHistory() *history {
 	h := new(history)
@@ -34,10 +38,10 @@ func newHistory() *history {
 
 func (h *history) push(rates pair) {
 	copy(h[:], h[1:])
-	h[span-1] = rates
+	h[kept-1] = rates
 }
 
-func (h *history) now() pair { return h[span-1] }
+func (h *history) now() pair { return h[kept-1] }
 
 // class is what a line of the table is about.
 type class struct {

@@ -251,7 +251,7 @@ func (m *model) onTableKey(name string) tea.Cmd {
 
 // sortBy goes to the next column that is shown and sorts, in its own order.
 func (m *model) sortBy(step int) {
-	slots, _ := arrange(m.width - 2)
+	slots, _ := arrange(m.width - 1)
 	var ids []columnID
 	here := 0
 	for _, s := range slots {

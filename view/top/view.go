@@ -30,8 +30,8 @@ func (m *model) View() tea.View {
 
 // screen returns the lines of the screen.
 func (m *model) screen() ([]string, *tea.Cursor) {
-	slots, gap := arrange(m.width - 2)
-	width := max(min(m.width-2, tableWidth(slots, gap)), min(m.width-2, 76))
+	slots, gap := arrange(m.width - 1)
+	width := max(tableWidth(slots, gap), min(m.width-1, 80))
 	head := m.header(width)
 	bottom, cursor := m.bottom(width)
 
@@ -41,6 +41,7 @@ func (m *model) screen() ([]string, *tea.Cursor) {
 		body = m.helpText(width)
 	} else if m.shown.doc != nil {
 		body = m.table(slots, gap, room)
+		body = append(body, m.chart(width, room-len(body))...)
 	}
 	if m.help {
 		m.scroll = max(0, min(m.scroll, len(body)-room))
@@ -174,6 +175,32 @@ func (m *model) table(slots []slot, gap, room int) []string {
 		return lines
 	}
 	return append(lines, m.row(&m.shown.sum, slots, gap, true))
+}
+
+// chart draws the rate of all protocols together, if there is much room below
+// the table.
+func (m *model) chart(width, room int) []string {
+	const least, most, label = 4, 16, 8
+	height := min(room-4, most) // a blank, a title, and a blank at the end
+	if height < least || width < 50 {
+		return nil
+	}
+	t, columns := m.theme, min(width-label, kept)
+	what := [2]string{"packets/s", "bytes/s"}[m.weigh]
+	long := (time.Duration(columns) * m.interval).Round(time.Second / 10)
+	lines, top := m.glyphs.spark.chart(&m.shown.sum.rates, m.weigh, columns, height)
+	for i, l := range lines {
+		mark := ""
+		switch i {
+		case 0:
+			mark = short(top)
+		case height - 1:
+			mark = "0"
+		}
+		lines[i] = item{{t.faint, pad(mark, label-1, false) + " "}, {t.accent, l}}.String()
+	}
+	title := item{{t.strong, strings.Repeat(" ", label) + what}, {t.faint, fmt.Sprintf(" of all protocols, the last %v", long)}}
+	return append([]string{"", title.String()}, lines...)
 }
 
 // titles draws the line of titles.
