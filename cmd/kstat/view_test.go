@@ -425,7 +425,7 @@ func TestTopSizes(t *testing.T) {
 	}{
 		{40, 10, []string{"kstat top", "● started", "uncounted 0", "protocol", "packets/s", "packets▼", "icmp", "total", "q quit", "of 5"}, []string{"bytes/s", "share"}},
 		{200, 60, []string{"every 100ms", "bytes/s", "share", "packets/s, 6s", "t all time"}, []string{" of 5"}},
-		{80, 24, []string{"bytes/s", "family", "last 1s", "? help"}, []string{"share", " of 5"}},
+		{80, 24, []string{"bytes/s", "family", "last 1.1s", "? help"}, []string{"share", " of 5"}},
 		{20, 5, []string{"kstat top", "uncounted 0", "q quit"}, []string{"bytes"}},
 		{100, 9, []string{"share", "1–4 of 5"}, nil},
 	} {

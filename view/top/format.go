@@ -68,11 +68,12 @@ func percent(part, whole uint64) string {
 	}
 }
 
-// ramp is the glyphs of a sparkline: nothing, then seven heights.
+// ramp is eight heights, of which the least stands for nothing in a sparkline.
 type ramp [8]string
 
 // spark draws the latest values of a history, as many as width has columns.
-// The highest of them has the full height; what is more than nothing can be
+// The highest of them has nearly the full height, as there are lines above and
+// below; what is more than nothing can be
 // told from nothing; what is not known is blank.
 func (r *ramp) spark(h *history, of, width int) string {
 	shown := h[kept-min(width, kept):]
@@ -85,7 +86,7 @@ func (r *ramp) spark(h *history, of, width int) string {
 		case x == 0:
 			b.WriteString(r[0])
 		default:
-			b.WriteString(r[max(1, int(math.Ceil(x/top*7)))])
+			b.WriteString(r[max(1, int(math.Ceil(x/top*float64(len(r)-2))))])
 		}
 	}
 	return b.String()

@@ -66,16 +66,16 @@ func ramped(values ...float64) *history {
 }
 
 func TestSpark(t *testing.T) {
-	h := ramped(0, 1, 2, 3, 4, 5, 6, 7, unknown, 0.001)
+	h := ramped(0, 1, 2, 3, 4, 5, 6, unknown, 0.001)
 	for _, c := range []struct {
 		g         *glyphs
 		of, width int
 		want      string
 	}{
-		{&unicode, packets, 12, "  ▁▂▃▄▅▆▇█ ▂"},
-		{&unicode, packets, 3, "█ ▂"},
-		{&unicode, bytes, 10, "▂ █▇▆▅▄▃▂▁"},
-		{&ascii, packets, 10, "_.:-=+*# ."},
+		{&unicode, packets, 12, "   ▁▂▃▄▅▆▇ ▂"},
+		{&unicode, packets, 3, "▇ ▂"},
+		{&unicode, bytes, 9, "▂ ▇▆▅▄▃▂▁"},
+		{&ascii, packets, 9, "_.:-=+* ."},
 	} {
 		if got := c.g.spark.spark(h, c.of, c.width); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)

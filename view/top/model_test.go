@@ -177,9 +177,9 @@ func TestScreen(t *testing.T) {
  worker restarts 1   gaps 1   the last at ` + at + ` for 0.3 s
 
  protocol    family  packets/s   bytes/s     packetsv         bytes   share  packets/s, 15s
- tcp         ipv4            0         0        3,500       350,000   99.4%               #_
- icmp        ipv4            1        10           21           210    0.6%               _#
- total                       1        10        3,521       350,210    100%               #.
+ tcp         ipv4            0         0        3,500       350,000   99.4%               *_
+ icmp        ipv4            1        10           21           210    0.6%               _*
+ total                       1        10        3,521       350,210    100%               *.
 
 
 

@@ -191,11 +191,11 @@ func (m *model) chart(width, room int) []string {
 	lines, top := m.glyphs.spark.chart(&m.shown.sum.rates, m.weigh, columns, height)
 	for i, l := range lines {
 		mark := ""
-		switch i {
-		case 0:
-			mark = short(top)
-		case height - 1:
+		switch {
+		case i == height-1:
 			mark = "0"
+		case i == 0 && top > 0:
+			mark = short(top)
 		}
 		lines[i] = item{{t.faint, pad(mark, label-1, false) + " "}, {t.accent, l}}.String()
 	}
