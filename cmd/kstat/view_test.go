@@ -189,9 +189,14 @@ type screen struct {
 	columns int
 }
 
-// inTerminal runs a shell's command in a terminal. The environment is PATH and
-// what is given.
+// inTerminal runs a shell's command in a terminal with a dark background. The
+// environment is PATH and what is given.
 func inTerminal(t testing.TB, columns, lines int, env []string, command string) *screen {
+	t.Helper()
+	return inPaintedTerminal(t, columns, lines, "#101010", env, command)
+}
+
+func inPaintedTerminal(t testing.TB, columns, lines int, background string, env []string, command string) *screen {
 	t.Helper()
 	if _, err := exec.LookPath("tmux"); err != nil {
 		if os.Getenv("KSTAT_REQUIRE") == "1" {
@@ -203,6 +208,7 @@ func inTerminal(t testing.TB, columns, lines int, env []string, command string) 
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))
 	s := &screen{t: t, socket: filepath.Join(dir, "s"), columns: columns}
+	must(t, os.WriteFile(filepath.Join(dir, "conf"), []byte("set -g remain-on-exit on\nset -g window-style bg="+background+"\n"), 0o644))
 	server := s.tmux("-D") // no daemon: it ends with us
 	server.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), asTool + "=1"}, env...)
 	must(t, server.Start())
@@ -213,12 +219,11 @@ func inTerminal(t testing.TB, columns, lines int, env []string, command string) 
 	})
 	s.await("a server", func(string) bool { _, err := os.Stat(s.socket); return err == nil })
 	s.do("new-session", "-d", "-x", strconv.Itoa(columns), "-y", strconv.Itoa(lines), "exec "+command)
-	s.do("set-option", "-g", "remain-on-exit", "on")
 	return s
 }
 
 func (s *screen) tmux(args ...string) *exec.Cmd {
-	cmd := sandbox.Command("tmux", append([]string{"-u", "-S", s.socket, "-f", "/dev/null"}, args...)...)
+	cmd := sandbox.Command("tmux", append([]string{"-u", "-S", s.socket, "-f", filepath.Join(filepath.Dir(s.socket), "conf")}, args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	return cmd
 }
@@ -455,21 +460,36 @@ func TestTopColours(t *testing.T) {
 	needWorld(t)
 	d := startDaemon(t, treeDir(t), "--start")
 	mix(t)
+	const darkFaint, lightFaint = "38;5;245m", "38;5;242m"
 	for _, c := range []struct {
 		name    string
 		env     []string
 		flags   []string
+		light   bool
 		colours bool
 		ascii   bool
 	}{
-		{name: "as it comes", env: utf8, colours: true},
+		{name: "dark", env: utf8, colours: true},
+		{name: "light", env: utf8, colours: true, light: true},
 		{name: "NO_COLOR", env: append([]string{"NO_COLOR=yes"}, utf8...)},
 		{name: "--no-color", env: utf8, flags: []string{"--no-color"}},
 		{name: "empty NO_COLOR", env: []string{"NO_COLOR=", "LC_ALL=C", "LANG=C.UTF-8"}, colours: true, ascii: true},
 	} {
-		s := inTerminal(t, 100, 24, c.env, topLine(t, d.dir, c.flags...))
+		background := "#101010"
+		if c.light {
+			background = "#ffffff"
+		}
+		s := inPaintedTerminal(t, 100, 24, background, c.env, topLine(t, d.dir, c.flags...))
 		s.awaitRows(mixed)
 		styled := s.do("capture-pane", "-e", "-p")
+		if c.light { // which is known a moment after the first picture
+			s.await("light picture", func(string) bool {
+				styled = s.do("capture-pane", "-e", "-p")
+				return strings.Contains(styled, lightFaint) && !strings.Contains(styled, darkFaint)
+			})
+		} else if c.colours && (strings.Contains(styled, lightFaint) || !strings.Contains(styled, darkFaint)) {
+			t.Errorf("%s: not for a dark background: %q", c.name, styled)
+		}
 		if colours.MatchString(styled) != c.colours {
 			t.Errorf("%s: colours, or none, in %q", c.name, styled)
 		}

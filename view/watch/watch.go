@@ -26,7 +26,7 @@ const patience = 5 * time.Second
 
 // persist tries until a tree answers, its daemon has ended, or the patience is
 // at its end.
-func persist[T any](t tree.Tree, try func() (T, error)) (T, error) {
+func persist[T any](t tree.Tree, patience time.Duration, try func() (T, error)) (T, error) {
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		result, err := try()
 		absent := errors.Is(err, tree.ErrAbsent)
@@ -39,13 +39,23 @@ func persist[T any](t tree.Tree, try func() (T, error)) (T, error) {
 	}
 }
 
+// first looks before anything is printed. That there is no tree is no end of a
+// daemon then.
+func (w *Watch) first() (*fs.Document, error) {
+	d, err := w.Tree.Stats()
+	if errors.Is(err, tree.ErrDead) {
+		return persist(w.Tree, patience, w.Tree.Stats)
+	}
+	return d, err
+}
+
 // Publications prints a line for each publication from now on.
 func (w *Watch) Publications() error {
-	before, err := w.Tree.Stats()
+	before, err := w.first()
 	if err != nil {
 		return err
 	}
-	source, err := w.Tree.Watch()
+	source, err := persist(w.Tree, patience, w.Tree.Watch)
 	if err != nil {
 		return err
 	}
@@ -64,7 +74,7 @@ func (w *Watch) Publications() error {
 			return ErrEnded
 		case errors.Is(err, tree.ErrDead):
 			var next *tree.Publications
-			if next, err = persist(w.Tree, w.Tree.Watch); err != nil {
+			if next, err = persist(w.Tree, patience, w.Tree.Watch); err != nil {
 				return err
 			}
 			_ = source.Close()
@@ -87,7 +97,7 @@ func (w *Watch) Publications() error {
 
 // Intervals prints a line for each interval of that length from now on.
 func (w *Watch) Intervals(every time.Duration) error {
-	before, err := w.Tree.Stats()
+	before, err := w.first()
 	if err != nil {
 		return err
 	}
@@ -99,7 +109,7 @@ func (w *Watch) Intervals(every time.Duration) error {
 	defer ticks.Stop()
 	for printed := uint64(0); w.Count == 0 || printed < w.Count; printed++ {
 		<-ticks.C
-		now, err := persist(w.Tree, func() (*fs.Document, error) { return w.Tree.Stats() })
+		now, err := persist(w.Tree, patience, w.Tree.Stats)
 		if err != nil {
 			return err
 		}

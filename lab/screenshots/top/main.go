@@ -67,7 +67,7 @@ func run(bin, out string, interval time.Duration) (err error) {
 		return err
 	}
 	for _, t := range stage.terminals {
-		text, err := t.tmux("capture-pane", "-e", "-N", "-p").Output()
+		text, err := t.tmux("capture-pane", "-e", "-p").Output()
 		if err == nil {
 			err = os.WriteFile(filepath.Join(out, t.name+".svg"), draw(string(text), t.columns, t.lines, t.light), 0o644)
 		}
@@ -239,6 +239,9 @@ func draw(text string, columns, lines int, light bool) []byte {
 	fmt.Fprintf(&b, `<g font-family="ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace" font-size="13.3">`+"\n")
 	for y, row := range parse(text) {
 		top := margin + y*height
+		if n := len(row); n > 0 && row[n-1].bg != "" { // tmux keeps no blanks there
+			fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", margin, top, columns*width, height, row[n-1].bg)
+		}
 		for x := 0; x < len(row); {
 			end := x + 1
 			for end < len(row) && sameStyle(row[x], row[end]) && block(row[x].text) == block(row[end].text) {
