@@ -48,7 +48,7 @@ func program(t testing.TB, name string) string {
 		if b.err = os.Chmod(b.dir, 0o755); b.err != nil {
 			return
 		}
-		build := exec.Command("go", "build", "-o", b.dir, "kstat/cmd/kstatd")
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", b.dir, "kstat/cmd/kstatd")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			b.err = fmt.Errorf("go build: %w: %s", err, out)
@@ -208,7 +208,7 @@ func inPaintedTerminal(t testing.TB, columns, lines int, background string, env 
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))
 	s := &screen{t: t, socket: filepath.Join(dir, "s"), columns: columns}
-	must(t, os.WriteFile(filepath.Join(dir, "conf"), []byte("set -g remain-on-exit on\nset -g window-style bg="+background+"\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "conf"), []byte("set -g window-style bg="+background+"\n"), 0o644))
 	server := s.tmux("-D") // no daemon: it ends with us
 	server.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), asTool + "=1"}, env...)
 	must(t, server.Start())
@@ -218,7 +218,7 @@ func inPaintedTerminal(t testing.TB, columns, lines int, background string, env 
 		must(t, os.RemoveAll(dir))
 	})
 	s.await("a server", func(string) bool { _, err := os.Stat(s.socket); return err == nil })
-	s.do("new-session", "-d", "-x", strconv.Itoa(columns), "-y", strconv.Itoa(lines), "exec "+command)
+	s.do("new-session", "-d", "-x", strconv.Itoa(columns), "-y", strconv.Itoa(lines), command+"; echo $? >"+s.socket+".status")
 	return s
 }
 
@@ -309,15 +309,14 @@ func (s *screen) awaitOrder(want ...string) {
 	})
 }
 
-// awaitEnd waits until the command has ended, and returns its exit status.
+// awaitEnd waits until the command has ended, and returns its exit status. It
+// is not tmux's word for it, which now and then overlooks the end of a child.
 func (s *screen) awaitEnd() (status string) {
 	s.t.Helper()
 	s.await("end", func(string) bool {
-		fields := strings.Fields(s.do("display-message", "-p", "#{pane_dead} #{pane_dead_status}"))
-		if len(fields) > 1 {
-			status = fields[1]
-		}
-		return fields[0] == "1"
+		text, _ := os.ReadFile(s.socket + ".status")
+		status = strings.TrimSpace(string(text))
+		return status != ""
 	})
 	return status
 }
@@ -551,6 +550,31 @@ func TestTopRestart(t *testing.T) {
 	s.awaitText("✗ no figures", "no kstatd is mounted on "+dir)
 	startDaemon(t, dir)
 	s.awaitText("kstatd was restarted", "○ stopped", "nothing has been counted yet")
+}
+
+// TestTopHung: a daemon that does not answer holds up neither the picture nor
+// the way out.
+func TestTopHung(t *testing.T) {
+	needWorld(t)
+	d := startDaemon(t, treeDir(t))
+	s := inTerminal(t, 100, 24, utf8, topLine(t, d.dir))
+	s.awaitText("○ stopped")
+	both := []int{d.cmd.Process.Pid, d.worker()} // the supervisor first, or it would kill the other
+	defer func() {
+		for _, pid := range both {
+			_ = unix.Kill(pid, unix.SIGCONT)
+		}
+	}()
+	for _, pid := range both {
+		must(t, unix.Kill(pid, unix.SIGSTOP))
+	}
+	s.awaitText("✗ no answer for 1s")
+	s.keys("?")
+	s.awaitText("start or stop counting (root)")
+	s.keys("q")
+	if status := s.awaitEnd(); status != "0" {
+		t.Errorf("exit status %s", status)
+	}
 }
 
 func TestTopOnce(t *testing.T) {

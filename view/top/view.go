@@ -81,8 +81,8 @@ func (m *model) header(width int) (lines []string) {
 		state = item{{t.bad, g.gone + " no figures"}}
 	case d == nil:
 		state = item{{t.faint, g.dots}}
-	case m.late > 0:
-		state = item{{t.warn, fmt.Sprintf("%s no answer for %v", g.gone, m.late.Round(time.Second))}}
+	case m.late >= time.Second:
+		state = item{{t.warn, fmt.Sprintf("%s no answer for %v", g.gone, m.late.Truncate(time.Second))}}
 	case d.Start == 1:
 		state = item{{t.good, g.started + " started"}}
 	default:

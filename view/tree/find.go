@@ -84,21 +84,6 @@ func (t Tree) Dir() string { return t.dir }
 // Path returns the path of a file of the tree.
 func (t Tree) Path(name string) string { return filepath.Join(t.dir, name) }
 
-// Mounted reports whether a kstatd's mount is there, be it dead. It is not for
-// a private world, where the tree is part of another file system.
-func (t Tree) Mounted() bool {
-	dir, err := filepath.Abs(t.dir)
-	if err != nil {
-		return false
-	}
-	// The last part is the mount itself, which must not be touched.
-	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
-		dir = filepath.Join(parent, filepath.Base(dir))
-	}
-	mounts, err := mounted()
-	return err == nil && slices.Contains(mounts, dir)
-}
-
 var (
 	// ErrAbsent: there is no tree.
 	ErrAbsent = errors.New("no kstatd is mounted")

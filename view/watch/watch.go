@@ -20,20 +20,33 @@ type Watch struct {
 // ErrEnded: the daemon has ended, as it was asked to.
 var ErrEnded = errors.New("kstatd has ended")
 
-// patience is how long a tree may be dead until that is an error. A worker is
-// replaced within a second, unless several die in a row.
-const patience = 5 * time.Second
+// limits are how long a tree may be dead until that is an error, and gone until
+// that is the daemon's end. A worker is replaced within a second, unless several
+// die in a row; for a moment of that nothing is mounted.
+type limits struct {
+	dead, gone time.Duration
+}
+
+var patience = limits{5 * time.Second, 2 * time.Second}
 
 // persist tries until a tree answers, its daemon has ended, or the patience is
 // at its end.
-func persist[T any](t tree.Tree, patience time.Duration, try func() (T, error)) (T, error) {
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+func persist[T any](patience limits, try func() (T, error)) (T, error) {
+	begun := time.Now()
+	last := begun // moment in which something was there
+	for ; ; time.Sleep(20 * time.Millisecond) {
 		result, err := try()
-		absent := errors.Is(err, tree.ErrAbsent)
+		now := time.Now()
 		switch {
-		case absent && !t.Mounted():
-			return result, errors.Join(ErrEnded, err)
-		case !absent && !errors.Is(err, tree.ErrDead), time.Now().After(end):
+		case errors.Is(err, tree.ErrAbsent):
+			if now.Sub(last) >= patience.gone {
+				return result, errors.Join(ErrEnded, err)
+			}
+		case errors.Is(err, tree.ErrDead):
+			if last = now; now.Sub(begun) >= patience.dead {
+				return result, err
+			}
+		default:
 			return result, err
 		}
 	}
@@ -44,7 +57,7 @@ func persist[T any](t tree.Tree, patience time.Duration, try func() (T, error)) 
 func (w *Watch) first() (*fs.Document, error) {
 	d, err := w.Tree.Stats()
 	if errors.Is(err, tree.ErrDead) {
-		return persist(w.Tree, patience, w.Tree.Stats)
+		return persist(patience, w.Tree.Stats)
 	}
 	return d, err
 }
@@ -55,7 +68,7 @@ func (w *Watch) Publications() error {
 	if err != nil {
 		return err
 	}
-	source, err := persist(w.Tree, patience, w.Tree.Watch)
+	source, err := persist(patience, w.Tree.Watch)
 	if err != nil {
 		return err
 	}
@@ -74,7 +87,7 @@ func (w *Watch) Publications() error {
 			return ErrEnded
 		case errors.Is(err, tree.ErrDead):
 			var next *tree.Publications
-			if next, err = persist(w.Tree, patience, w.Tree.Watch); err != nil {
+			if next, err = persist(patience, w.Tree.Watch); err != nil {
 				return err
 			}
 			_ = source.Close()
@@ -109,7 +122,7 @@ func (w *Watch) Intervals(every time.Duration) error {
 	defer ticks.Stop()
 	for printed := uint64(0); w.Count == 0 || printed < w.Count; printed++ {
 		<-ticks.C
-		now, err := persist(w.Tree, patience, w.Tree.Stats)
+		now, err := persist(patience, w.Tree.Stats)
 		if err != nil {
 			return err
 		}

@@ -240,7 +240,7 @@ func draw(text string, columns, lines int, light bool) []byte {
 	for y, row := range parse(text) {
 		top := margin + y*height
 		if n := len(row); n > 0 && row[n-1].bg != "" { // tmux keeps no blanks there
-			fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", margin, top, columns*width, height, row[n-1].bg)
+			fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", margin+width, top, (columns-1)*width, height, row[n-1].bg)
 		}
 		for x := 0; x < len(row); {
 			end := x + 1
