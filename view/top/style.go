@@ -9,21 +9,21 @@ import (
 
 // glyphs are the characters beside ASCII, or what stands for them.
 type glyphs struct {
-	spark                               ramp
-	started, stopped, gone, down, up    string
-	dots, between, dash, left, vertical string
+	spark                            ramp
+	started, stopped, gone, down, up string
+	dots, dash, left, vertical       string
 }
 
 var (
 	unicode = glyphs{
 		spark:   ramp{"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"},
 		started: "●", stopped: "○", gone: "✗", down: "▼", up: "▲",
-		dots: "…", between: "·", dash: "–", left: "←→", vertical: "↑↓",
+		dots: "…", dash: "–", left: "←→", vertical: "↑↓",
 	}
 	ascii = glyphs{
 		spark:   ramp{"_", ".", ":", "-", "=", "+", "*", "#"},
 		started: "*", stopped: "o", gone: "x", down: "v", up: "^",
-		dots: "~", between: "-", dash: "-", left: "<>", vertical: "jk",
+		dots: "~", dash: "-", left: "<>", vertical: "jk",
 	}
 )
 
