@@ -43,6 +43,17 @@ type Status struct {
 	Uncounted uint64 // packets that passed while started and were not counted
 	Repairs   uint64 // how often the rule had to be put back
 	Flushes   uint64 // how often somebody deleted a base chain while started
+
+	// Of nfqueue alone.
+	Dropped uint64  // packets that the kernel dropped in our queues
+	Queues  []Queue // ascending; nil if the kernel does not let us see them
+}
+
+// Queue is the state of an NFQUEUE.
+type Queue struct {
+	Number   uint16
+	Waiting  int // packets in it, and taken from it, without an answer
+	Capacity uint32
 }
 
 // Holding is what an engine has for as long as the daemon lives, whatever

@@ -53,18 +53,49 @@ func queueHolder(queue uint16) string {
 	return ""
 }
 
-// waiting returns how many packets the queues of this network namespace hold,
-// those of others included, that choose approves of: packets without an
-// answer, whether read or not.
-func waiting(choose func(queue int) bool) (n int) {
-	for _, f := range table(queueFile) {
-		if len(f) < 3 {
+// queueRow is what queueFile says of one queue.
+type queueRow struct {
+	number  int
+	waiting int    // packets without an answer, whether read or not
+	dropped uint64 // since the queue was bound: it was full, or could not be read
+}
+
+// queueRows returns the queues of this network namespace, those of others
+// included. It reports whether they may be seen here.
+func queueRows() (rows []queueRow, seen bool) {
+	f, err := os.Open(queueFile)
+	if err != nil {
+		return nil, false
+	}
+	defer f.Close()
+	return parseQueueRows(f), true
+}
+
+// parseQueueRows reads queueFile (net/netfilter/nfnetlink_queue.c, seq_show).
+func parseQueueRows(text io.Reader) (rows []queueRow) {
+	for _, f := range fields(text) {
+		if len(f) < 7 { // number portid waiting copy_mode copy_range dropped user_dropped …
 			continue
 		}
-		queue, _ := strconv.Atoi(f[0])
-		held, _ := strconv.Atoi(f[2])
-		if choose(queue) {
-			n += held
+		var r queueRow
+		r.number, _ = strconv.Atoi(f[0])
+		r.waiting, _ = strconv.Atoi(f[2])
+		for _, column := range f[5:7] {
+			n, _ := strconv.ParseUint(column, 10, 64)
+			r.dropped += n
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+// waiting returns how many packets the queues of this network namespace hold,
+// those of others included, that choose approves of.
+func waiting(choose func(queue int) bool) (n int) {
+	rows, _ := queueRows()
+	for _, r := range rows {
+		if choose(r.number) {
+			n += r.waiting
 		}
 	}
 	return n
@@ -75,7 +106,7 @@ func portHolder(port string) string {
 	netfilter := strconv.Itoa(unix.NETLINK_NETFILTER)
 	for _, f := range table("/proc/thread-self/net/netlink") { // sk Eth Pid Groups … Inode
 		if len(f) >= 10 && f[1] == netfilter && f[2] == port {
-			if who := socketHolder(f[9]); who != "" {
+			if who := SocketHolder(f[9]); who != "" {
 				return who
 			}
 		}
@@ -93,7 +124,7 @@ func portHolder(port string) string {
 func unixHolder(name string) string {
 	for _, f := range table("/proc/thread-self/net/unix") { // Num … Inode Path
 		if len(f) >= 8 && f[7] == name {
-			if who := socketHolder(f[6]); who != "" {
+			if who := SocketHolder(f[6]); who != "" {
 				return who
 			}
 		}
@@ -101,8 +132,9 @@ func unixHolder(name string) string {
 	return unseen
 }
 
-// socketHolder looks for the process that has the socket of an inode open.
-func socketHolder(inode string) string {
+// SocketHolder looks for the process that has the socket of an inode open, and
+// returns it as "pid 12 (name)", or "" if none can be seen.
+func SocketHolder(inode string) string {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, link := range links {
 		if target, err := os.Readlink(link); err == nil && target == "socket:["+inode+"]" {

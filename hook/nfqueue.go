@@ -324,12 +324,13 @@ func (e *NFQueue) stopLocked() error {
 	if s == nil {
 		return nil
 	}
-	missed, err := s.close()
+	missed, dropped, err := s.close()
 	if n := s.refused(); n > 0 {
 		e.config.Log.Warn("packets were gone before they were accepted: somebody deleted a base chain", "verdicts", n)
 	}
 	e.statusMu.Lock()
 	e.status.Uncounted += missed
+	e.status.Dropped += dropped
 	e.status.Flushes = e.flushes.Load()
 	e.latest = e.status
 	e.statusMu.Unlock()
@@ -363,15 +364,38 @@ func (e *NFQueue) look(s *session) (Status, error) {
 	if s != nil {
 		missed, err = s.uncounted()
 	}
+	queues, dropped := e.config.queues(s)
 	e.statusMu.Lock()
 	defer e.statusMu.Unlock()
 	status := e.status
+	status.Queues = queues
+	status.Dropped += dropped
 	status.Uncounted += missed
 	status.Flushes = e.flushes.Load()
 	if err == nil {
 		e.latest = status
 	}
 	return status, err
+}
+
+// queues returns the queues of c, which s has bound, or nobody if it is nil, and
+// how many packets they have dropped. None if they may not be seen.
+func (c Config) queues(s *session) (queues []Queue, dropped uint64) {
+	rows, seen := queueRows()
+	if !seen {
+		return nil, 0
+	}
+	queues = make([]Queue, c.Queues)
+	for i := range queues {
+		queues[i] = Queue{Number: c.Queue + uint16(i), Capacity: c.QueueLen}
+	}
+	for _, r := range rows {
+		if s != nil && s.holds(r.number) {
+			queues[r.number-int(c.Queue)].Waiting = r.waiting
+			dropped += r.dropped
+		}
+	}
+	return queues, dropped
 }
 
 // session is the time between a start and a stop.
@@ -436,9 +460,10 @@ func (e *NFQueue) fail(err error) {
 // that lives needs a few milliseconds.
 const drainLimit = 2 * time.Second
 
-// close ends the session and returns how many packets it did not count. It
-// goes on after an error, so that as little as possible is left.
-func (s *session) close() (missed uint64, err error) {
+// close ends the session and returns how many packets it did not count, and
+// how many its queues have dropped. It goes on after an error, so that as
+// little as possible is left.
+func (s *session) close() (missed, dropped uint64, err error) {
 	s.nft.Lock()
 	defer s.nft.Unlock()
 	s.over = true
@@ -448,10 +473,16 @@ func (s *session) close() (missed uint64, err error) {
 		errs = append(errs, q.socket.drain(drainLimit))
 	}
 	missed, err = s.uncounted()
+	rows, _ := queueRows()
+	for _, r := range rows {
+		if s.holds(r.number) {
+			dropped += r.dropped
+		}
+	}
 	errs = append(errs, err, s.unbind())
 	awaitIdleQueues()
 	errs = append(errs, s.rule.remove())
-	return missed, errors.Join(errs...)
+	return missed, dropped, errors.Join(errs...)
 }
 
 func (s *session) unbind() error {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -240,4 +241,52 @@ func TestRoleBlast(t *testing.T) {
 		return // an ordinary run
 	}
 	must(t, blast(netip.MustParseAddrPort(to), blastSize))
+}
+
+// TestQueueStatus: what waits in a queue shows, and is gone when it is
+// answered.
+func TestQueueStatus(t *testing.T) {
+	sandbox.Need(t, sandbox.Root) // the kernel's list of queues is root's to see
+	c := quiet()
+	c.Queue, c.QueueLen = 5, 100
+	e, table := newNFQueue(t, c)
+	expect := func(waiting int) {
+		t.Helper()
+		status, err := e.Status()
+		must(t, err)
+		sum := 0
+		for i, q := range status.Queues {
+			if q.Number != uint16(5+i) || q.Capacity != 100 {
+				t.Errorf("queue %d: %+v", i, q)
+			}
+			sum += q.Waiting
+		}
+		if len(status.Queues) != 1 || sum != waiting || status.Dropped != 0 {
+			t.Errorf("%+v; want a queue with %d packets in it, and none dropped", status, waiting)
+		}
+	}
+	expect(0) // stopped
+	sink := newStoppable(table)
+	startWith(t, e, sink.add)
+	peer := sandbox.Veth(t)
+	void := netip.AddrPortFrom(peer.Void4, 9)
+	sink.stop()
+	must(t, traffic.UDP(void, 1, 10)) // the reader takes it, and stands still
+	sink.awaitStopped()
+	must(t, traffic.UDP(void, 6, 10))
+	expect(7)
+	sink.goOn()
+	stop(t, e)
+	expect(0)
+	if table.Counted() != 7 {
+		t.Errorf("counted %d, want 7", table.Counted())
+	}
+}
+
+func TestQueueRows(t *testing.T) {
+	const text = "    0   4242   13 2   128     5     7       99  1\n65535 4242 0 2 128 0 0 0 1\nshort 1 2\n"
+	want := []queueRow{{0, 13, 12}, {65535, 0, 0}}
+	if got := parseQueueRows(strings.NewReader(text)); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
