@@ -22,6 +22,9 @@ type options struct {
 	version bool
 	hook    hook.Config
 
+	listen    []address
+	tokenFile string
+
 	flags *flag.FlagSet
 }
 
@@ -54,6 +57,13 @@ func parseFlags(args []string) (*options, error) {
 		into(&o.counter, number[uint32](1, 1<<32-1)))
 	f.BoolVar(&o.start, "start", false, "start counting at once")
 	f.BoolVar(&o.hook.ExcludeLoopback, "exclude-loopback", false, "leave out what passes loopback devices")
+	f.Func("listen", "serve metrics and a page over HTTP at `ADDR`: 127.0.0.1:9469, [::1]:9469, :9469 or unix:/PATH; may be given several times (default: no)",
+		func(text string) error {
+			a, err := parseAddress(text)
+			o.listen = append(o.listen, a)
+			return err
+		})
+	f.Func("token-file", "let whoever has the token in `FILE` start, stop and reset over HTTP (default: nobody)", into(&o.tokenFile, tokenFile))
 	f.BoolVar(&o.version, "version", false, "say the version and end")
 
 	if err := f.Parse(args); err != nil {
@@ -86,6 +96,13 @@ func into[T any](target *T, parse func(string) (T, error)) func(string) error {
 func directory(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("take a directory")
+	}
+	return path, nil
+}
+
+func tokenFile(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("take a file")
 	}
 	return path, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"kstat/fs"
 	"kstat/hook"
+	"kstat/metrics"
 	"kstat/stats"
 )
 
@@ -22,7 +23,7 @@ type state struct {
 	*record
 
 	// proved is the worker's own: when it last proved that it works.
-	proved time.Time
+	proved atomic.Pointer[time.Time]
 }
 
 // record is the part of the memory behind the table.
@@ -33,6 +34,7 @@ type record struct {
 	uncounted atomic.Uint64
 	repairs   atomic.Uint64
 	flushes   atomic.Uint64
+	dropped   atomic.Uint64
 	links     [len(hook.Links{})]atomic.Uint32 // that packets are counted by, see hook.Opened
 	rule      struct {                         // that packets are queued by, likewise
 		kind               atomic.Uint32 // of its table's name
@@ -43,6 +45,16 @@ type record struct {
 	engine   atomic.Int32 // a hook.Kind
 	held     atomic.Int32 // how many files a worker gets of what the engine holds
 	restarts atomic.Uint64
+
+	// By the supervisor, before there is a worker.
+	born      atomic.Int64 // when the figures were 0, in nanoseconds since 1970
+	listening atomic.Int32 // how many sockets a worker gets
+	guarded   atomic.Bool  // there is a token
+	token     metrics.Token
+
+	// By the worker: what metrics have shown of counters that a worker which
+	// dies does not keep to the last.
+	shown struct{ uncounted, repairs, flushes, dropped atomic.Uint64 }
 
 	// Begun by the supervisor, ended by the worker.
 	gaps  [keptGaps]gap
@@ -102,7 +114,12 @@ func newStateFile() (*os.File, error) {
 
 // before is the engine's status as of the last beat.
 func (s *state) before() hook.Status {
-	return hook.Status{Uncounted: s.uncounted.Load(), Repairs: s.repairs.Load(), Flushes: s.flushes.Load()}
+	return hook.Status{
+		Uncounted: s.uncounted.Load(),
+		Repairs:   s.repairs.Load(),
+		Flushes:   s.flushes.Load(),
+		Dropped:   s.dropped.Load(),
+	}
 }
 
 // beat keeps the engine's status and says that the worker works. The engine
@@ -111,13 +128,14 @@ func (s *state) before() hook.Status {
 func (s *state) beat(status hook.Status) {
 	now := time.Now()
 	if status.Repairs != s.repairs.Load() {
-		s.beginGap(s.proved.Add(-time.Second))
+		s.beginGap(s.proved.Load().Add(-time.Second))
 		s.endGap(now)
 	}
-	s.proved = now
+	s.proved.Store(&now)
 	s.uncounted.Store(status.Uncounted)
 	s.repairs.Store(status.Repairs)
 	s.flushes.Store(status.Flushes)
+	s.dropped.Store(status.Dropped)
 	s.beats.Add(1)
 }
 

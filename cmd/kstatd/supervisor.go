@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,7 @@ type supervisor struct {
 	state     *state
 	stateFile *os.File
 	spawner   *spawner
+	web       web
 	watched   bool // by the service manager, which wants to hear of every sign of life
 }
 
@@ -72,7 +74,16 @@ func supervise(ctx context.Context, o *options, args []string, log *slog.Logger)
 	if err != nil {
 		log.Warn("the service manager's watchdog is not understood", "err", err)
 	}
-	s := &supervisor{options: o, args: args, log: log, point: point, holding: holding, watched: interval > 0}
+	web, err := openWeb(o, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if left := web.close(); left != nil {
+			err = errors.Join(err, left)
+		}
+	}()
+	s := &supervisor{options: o, args: args, log: log, point: point, holding: holding, web: web, watched: interval > 0}
 	err = s.prepare()
 	if err == nil {
 		defer s.stateFile.Close()
@@ -118,6 +129,12 @@ func (s *supervisor) settle(memory []byte) (err error) {
 	}
 	s.state.engine.Store(int32(s.holding.Kind()))
 	s.state.started.Store(s.options.start)
+	s.state.born.Store(time.Now().UnixNano())
+	s.state.listening.Store(int32(len(s.web.files)))
+	if s.web.token != nil {
+		s.state.token = *s.web.token
+		s.state.guarded.Store(true)
+	}
 	return s.state.table.SetCounter(s.options.counter)
 }
 
@@ -148,7 +165,7 @@ func (s *supervisor) alone(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	err = work(ctx, s.options, s.log, s.holding, s.state, connection, os.Getpid(), func(n news) {
+	err = work(ctx, s.options, s.log, s.holding, s.state, connection, s.web.files, os.Getpid(), func(n news) {
 		switch n {
 		case ready:
 			s.announce()
@@ -230,7 +247,7 @@ func (s *supervisor) worker(ctx context.Context, first bool) (again bool, err er
 	}
 	held := s.holding.Files()
 	s.state.held.Store(int32(len(held)))
-	w, err := s.spawner.spawn(s.args, connection, s.stateFile, held)
+	w, err := s.spawner.spawn(s.args, connection, s.stateFile, s.web.files, held)
 	err = errors.Join(err, connection.Close()) // else the tree would outlive the worker
 	if err != nil {
 		if first {
@@ -415,9 +432,9 @@ func giveUpPrivileges() error {
 	return nil
 }
 
-// spawn starts a worker that gets the tree's connection, the state, and what
-// the engine holds.
-func (s *spawner) spawn(args []string, connection, state *os.File, held []*os.File) (*worker, error) {
+// spawn starts a worker that gets the tree's connection, the state, the sockets
+// for HTTP, and what the engine holds.
+func (s *spawner) spawn(args []string, connection, state *os.File, listening, held []*os.File) (*worker, error) {
 	from, to, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start the worker: %w", err)
@@ -429,7 +446,7 @@ func (s *spawner) spawn(args []string, connection, state *os.File, held []*os.Fi
 		Env:        withoutNotifySocket(os.Environ()),
 		Stdout:     os.Stdout,
 		Stderr:     os.Stderr,
-		ExtraFiles: append([]*os.File{connection, state, to}, held...),
+		ExtraFiles: slices.Concat([]*os.File{connection, state, to}, listening, held),
 		SysProcAttr: &syscall.SysProcAttr{
 			Pdeathsig: unix.SIGKILL,
 			Setpgid:   true, // Ctrl-C is for the supervisor

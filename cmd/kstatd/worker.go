@@ -34,7 +34,7 @@ const (
 	connectionFD = 3 + iota // to the kernel, for the tree
 	stateFD                 // the state
 	newsFD                  // to the supervisor
-	heldFD                  // the first of what the engine holds
+	firstFD                 // the sockets for HTTP, and then what the engine holds
 )
 
 // runWorker is the main function of a worker process.
@@ -45,10 +45,11 @@ func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	record := recordIn(memory)
-	held := make([]*os.File, record.held.Load())
-	for i := range held {
-		held[i] = os.NewFile(uintptr(heldFD+i), "held")
+	files := make([]*os.File, record.listening.Load()+record.held.Load())
+	for i := range files {
+		files[i] = os.NewFile(uintptr(firstFD+i), "inherited")
 	}
+	listening, held := files[:record.listening.Load()], files[record.listening.Load():]
 	holding, err := hook.Inherit(hook.Kind(record.engine.Load()), held)
 	if err != nil {
 		return err
@@ -58,16 +59,16 @@ func runWorker(ctx context.Context, o *options, log *slog.Logger) error {
 		return err
 	}
 	supervisor := os.NewFile(newsFD, "news")
-	return work(ctx, o, log, holding, s, os.NewFile(connectionFD, "/dev/fuse"), os.Getppid(), func(n news) {
+	return work(ctx, o, log, holding, s, os.NewFile(connectionFD, "/dev/fuse"), listening, os.Getppid(), func(n news) {
 		_, _ = supervisor.Write([]byte{byte(n)}) // without a supervisor, we are about to be killed
 	})
 }
 
 // work counts and serves until ctx ends: then it stops counting, tells that,
-// and serves until the tree is unmounted. pid is what the tree shows as the
-// daemon's.
+// and serves until the tree is unmounted. HTTP requests are answered at what is
+// listening. pid is what the tree shows as the daemon's.
 func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holding, s *state,
-	connection *os.File, pid int, tell func(news)) error {
+	connection *os.File, listening []*os.File, pid int, tell func(news)) error {
 	c := o.hook
 	c.Log, c.Before, c.Alive = log, s.before(), s.beat
 	c.Opened = func(o hook.Opened) {
@@ -92,7 +93,8 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 		Version: version(),
 		Log:     log,
 	}
-	s.proved = time.Now()
+	now := time.Now()
+	s.proved.Store(&now)
 	if s.started.Load() {
 		if err := engine.Start(); err != nil {
 			return errors.Join(fmt.Errorf("start: %w", err), engine.Close(), connection.Close())
@@ -102,11 +104,16 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 	if err != nil {
 		return errors.Join(err, engine.Close())
 	}
+	serveHTTP, err := newWeb(o, log, engine, tree, listening)
+	if err != nil {
+		log.Error("HTTP requests are not answered", "err", err)
+	}
 	tell(ready)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return engine.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return serveHTTP(ctx) })
 	err = g.Wait()
 	log.Info("counting ended", "counted", s.table.Counted())
 	s.table.Finish()

@@ -1,0 +1,123 @@
+package metrics
+
+import (
+	"container/list"
+	"context"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// gate keeps the number of open connections at a limit, whoever opens them. A
+// connection that is being answered stays; of the others the one that has done
+// nothing for the longest time is closed when a new one comes. So idle ones,
+// and those that send their request a byte at a time, keep nobody out, as they
+// would if new ones had to wait for a place. If all are being answered, the new
+// one is closed.
+type gate struct {
+	limit int
+
+	mu   sync.Mutex
+	open int
+	idle list.List // of *gated, the longest first
+}
+
+// gated is a connection that was let in.
+type gated struct {
+	net.Conn
+	gate  *gate
+	place *list.Element // in idle, or nil
+	gone  bool
+}
+
+// listener returns l behind the gate.
+func (g *gate) listener(l net.Listener) net.Listener { return &gatedListener{l, g} }
+
+type gatedListener struct {
+	net.Listener
+	gate *gate
+}
+
+// Accept waits for a connection that is let in.
+func (l *gatedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if admitted := l.gate.admit(c); admitted != nil {
+			return admitted, nil
+		}
+		c.Close()
+	}
+}
+
+func (g *gate) admit(c net.Conn) *gated {
+	g.mu.Lock()
+	full := g.open >= g.limit
+	oldest := g.idle.Front()
+	g.mu.Unlock()
+	if full {
+		if oldest == nil {
+			return nil
+		}
+		oldest.Value.(*gated).Close()
+	}
+	admitted := &gated{Conn: c, gate: g}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open++
+	admitted.place = g.idle.PushBack(admitted)
+	return admitted
+}
+
+// Close closes the connection, and makes room.
+func (c *gated) Close() error {
+	g := c.gate
+	g.mu.Lock()
+	if !c.gone {
+		c.gone = true
+		g.open--
+		c.leave()
+	}
+	g.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// leave takes the connection from the idle ones. The caller holds gate.mu.
+func (c *gated) leave() {
+	if c.place != nil {
+		c.gate.idle.Remove(c.place)
+		c.place = nil
+	}
+}
+
+// work marks the connection as being answered, or idle again.
+func (c *gated) work(busy bool) {
+	c.gate.mu.Lock()
+	defer c.gate.mu.Unlock()
+	c.leave()
+	if !busy && !c.gone {
+		c.place = c.gate.idle.PushBack(c)
+	}
+}
+
+type connKey struct{}
+
+// withConn lets handler know the connection of its request. It is a server's
+// ConnContext.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// marking returns a handler that keeps connections open while they are being
+// answered.
+func marking(handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(*gated); ok {
+			c.work(true)
+			defer c.work(false)
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
