@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 
@@ -33,6 +34,10 @@ const (
 	// BPF: the kernel has BPF programs at netfilter hooks, and we may load
 	// them.
 	BPF
+	// Prometheus: Debian's prometheus and promtool are installed.
+	Prometheus
+	// VictoriaMetrics: Debian's victoria-metrics is installed.
+	VictoriaMetrics
 )
 
 // things says for each Thing what it is called, how its presence is proved,
@@ -49,6 +54,9 @@ var things = [...]struct {
 	Root:       {"Root", probeRoot, "run as root, outside any user namespace"},
 	IPv6:       {"IPv6", probeIPv6, "boot without ipv6.disable=1, and set sysctl net.ipv6.conf.lo.disable_ipv6=0"},
 	BPF:        {"BPF", probeBPF, "boot Linux 6.4 or newer, with CONFIG_NETFILTER_BPF_LINK and CONFIG_DEBUG_INFO_BTF, and run as root, outside any user namespace"},
+
+	Prometheus:      {"Prometheus", probePrograms("prometheus", "promtool"), "apt-get install prometheus"},
+	VictoriaMetrics: {"VictoriaMetrics", probePrograms("victoria-metrics"), "apt-get install victoria-metrics"},
 }
 
 // String returns the name of the constant.
@@ -180,6 +188,18 @@ func probeIPv6() error {
 		return fmt.Errorf("bind to ::1: %w", err)
 	}
 	return nil
+}
+
+// probePrograms returns a probe of programs in PATH.
+func probePrograms(names ...string) func() error {
+	return func() error {
+		for _, name := range names {
+			if _, err := exec.LookPath(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 func probeBPF() error { return features.HaveProgramType(ebpf.Netfilter) }
