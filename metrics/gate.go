@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // gate keeps the number of open connections at a limit, whoever opens them. A
@@ -14,8 +15,12 @@ import (
 // and those that send their request a byte at a time, keep nobody out, as they
 // would if new ones had to wait for a place. If all are being answered, the new
 // one is closed.
+//
+// Each has some time to send its request, however many are behind it. That also
+// bounds how many are let in, and looked at, in a second: limit / grace.
 type gate struct {
 	limit int
+	grace time.Duration
 
 	mu   sync.Mutex
 	open int
@@ -27,6 +32,7 @@ type gated struct {
 	net.Conn
 	gate  *gate
 	place *list.Element // in idle, or nil
+	since time.Time     // when it became idle
 	gone  bool
 }
 
@@ -53,22 +59,29 @@ func (l *gatedListener) Accept() (net.Conn, error) {
 }
 
 func (g *gate) admit(c net.Conn) *gated {
-	g.mu.Lock()
-	full := g.open >= g.limit
-	oldest := g.idle.Front()
-	g.mu.Unlock()
-	if full {
-		if oldest == nil {
+	for {
+		g.mu.Lock()
+		if g.open < g.limit {
+			admitted := &gated{Conn: c, gate: g, since: time.Now()}
+			g.open++
+			admitted.place = g.idle.PushBack(admitted)
+			g.mu.Unlock()
+			return admitted
+		}
+		front := g.idle.Front()
+		if front == nil {
+			g.mu.Unlock()
 			return nil
 		}
-		oldest.Value.(*gated).Close()
+		oldest := front.Value.(*gated)
+		young := g.grace - time.Since(oldest.since)
+		g.mu.Unlock()
+		if young > 0 {
+			time.Sleep(young) // others wait in the kernel
+			continue
+		}
+		oldest.Close()
 	}
-	admitted := &gated{Conn: c, gate: g}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open++
-	admitted.place = g.idle.PushBack(admitted)
-	return admitted
 }
 
 // Close closes the connection, and makes room.
@@ -98,6 +111,7 @@ func (c *gated) work(busy bool) {
 	defer c.gate.mu.Unlock()
 	c.leave()
 	if !busy && !c.gone {
+		c.since = time.Now()
 		c.place = c.gate.idle.PushBack(c)
 	}
 }

@@ -27,6 +27,8 @@ const (
 	maxOthers      = 8
 	maxHeader      = 8 << 10 // bytes
 
+	connectionGrace = 50 * time.Millisecond // before a new connection may make way for another
+
 	headerLimit = 5 * time.Second  // from the first byte of a request to the last of its header
 	readLimit   = 10 * time.Second // … to its end
 	writeLimit  = 15 * time.Second // from there to the end of the answer; a stream sets its own
@@ -65,7 +67,7 @@ type Server struct {
 
 // NewServer returns a server. A nil token lets nobody change anything.
 func NewServer(source *Source, token *Token, log *slog.Logger) *Server {
-	return &Server{source: source, token: token, log: log, gate: gate{limit: maxConnections}}
+	return &Server{source: source, token: token, log: log, gate: gate{limit: maxConnections, grace: connectionGrace}}
 }
 
 // Run answers what arrives at the listeners, which it closes in the end, until
