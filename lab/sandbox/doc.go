@@ -48,6 +48,9 @@
 //	veth0 10.9.0.1 ════════════════════ veth0 10.9.0.2
 //	      fd00:9::1                           fd00:9::2
 //
+// [OwnNetwork] adds one with nothing but lo, as often as it is called: for
+// daemons that are to be on hosts of their own.
+//
 // # Programs
 //
 // A program that is not a test enters a sandbox with [Reexec], asks [Missing]

@@ -480,3 +480,32 @@ func status(err error) int {
 	}
 	return -1
 }
+
+// TestNetworks: two networks are two, with lo up, and not ours.
+func TestNetworks(t *testing.T) {
+	Need(t, Namespaces)
+	seen := map[string]bool{}
+	look := func() error {
+		here, err := os.Readlink("/proc/thread-self/ns/net")
+		seen[here] = true
+		if err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:1") // each has this port
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		c, err := net.Dial("tcp", "127.0.0.1:1")
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	if err := errors.Join(look(), OwnNetwork(t).Do(look), OwnNetwork(t).Do(look)); err != nil {
+		t.Error(err)
+	}
+	if len(seen) != 3 {
+		t.Errorf("networks: %v, want three", seen)
+	}
+}

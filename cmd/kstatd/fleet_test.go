@@ -1,0 +1,446 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kstat/lab/sandbox"
+	"kstat/lab/traffic"
+)
+
+// prometheusDir is what a fleet is watched with.
+const prometheusDir = "../../deploy/prometheus"
+
+// host is a kstatd in a network of its own. It is scraped through a proxy that
+// speaks to its Unix socket: so the scrapes are no traffic there, and every
+// packet is one that the test has sent.
+type host struct {
+	t       *testing.T
+	name    string
+	network *sandbox.Network
+	socket  string
+	dir     string
+	daemon  *running
+	sent    map[string]int // packets by protocol
+}
+
+func newHost(t *testing.T, name string) (h *host, proxy string) {
+	h = &host{t: t, name: name, network: sandbox.OwnNetwork(t), dir: mountDir(t),
+		socket: filepath.Join(t.TempDir(), "sock"), sent: map[string]int{}}
+	for _, lo := range los {
+		must(t, h.network.Do(func() error { // else the host would answer what it does not know
+			sink, err := traffic.RawSink(lo, unix.IPPROTO_SCTP)
+			if err == nil {
+				t.Cleanup(func() { must(t, sink.Close()) })
+			}
+			return err
+		}))
+	}
+	h.start()
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", h.socket)
+		},
+	}
+	server := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:      func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: name}) },
+		Transport:    transport,
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	})
+	t.Cleanup(server.Close)
+	return h, strings.TrimPrefix(server.URL, "http://")
+}
+
+func (h *host) start() {
+	must(h.t, h.network.Do(func() error {
+		h.daemon = start(h.t, h.dir, "--start", "--listen", "unix:"+h.socket)
+		return nil
+	}))
+}
+
+// restart ends the daemon and starts another, whose counters begin at 0.
+func (h *host) restart() {
+	h.daemon.end(unix.SIGTERM)
+	h.start()
+}
+
+var los = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+
+// send sends n times what it always sends, over IPv4 and IPv6.
+func (h *host) send(n int) {
+	h.t.Helper()
+	must(h.t, h.network.Do(func() error {
+		for _, lo := range los {
+			closed, err := traffic.ClosedPort(lo)
+			if err != nil {
+				return err
+			}
+			err = errors.Join(traffic.TCPConnect(closed, n), traffic.Datagrams(lo, 3*n), traffic.Ping(lo, 2*n),
+				traffic.Raw(lo, unix.IPPROTO_SCTP, make([]byte, 12), n))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for protocol, packets := range map[string]int{"tcp": 4, "udp": 6, "icmp": 4, "ipv6-icmp": 4, "sctp": 2} {
+		h.sent[protocol] += n * packets
+	}
+}
+
+// series is one of an answer of Prometheus's query API.
+type series struct {
+	Metric map[string]string
+	Value  [2]any // when, and what as a text
+}
+
+// value returns what, as a number.
+func (s series) value(t *testing.T) float64 {
+	t.Helper()
+	text, ok := s.Value[1].(string)
+	n, err := strconv.ParseFloat(text, 64)
+	if !ok || err != nil {
+		t.Fatalf("%v: no number: %v", s, err)
+	}
+	return n
+}
+
+// monitor is a Prometheus, or what has its API.
+type monitor struct {
+	t    *testing.T
+	base string
+	log  *bytes.Buffer
+}
+
+// startMonitor starts a program, and waits until it answers at base.
+func startMonitor(t *testing.T, base, healthy, program string, args ...string) *monitor {
+	t.Helper()
+	m := &monitor{t: t, base: base, log: new(bytes.Buffer)}
+	cmd := sandbox.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = m.log, m.log
+	must(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+	})
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := m.fetch(healthy, nil); err == nil {
+			return m
+		}
+		if len(ended) > 0 || time.Now().After(end) {
+			_ = cmd.Process.Kill()
+			<-ended
+			ended <- nil
+			t.Fatalf("%s does not answer; it said:\n%s", program, m.log)
+		}
+	}
+}
+
+// fetch returns what is at a path.
+func (m *monitor) fetch(path string, query url.Values) ([]byte, error) {
+	transport := &http.Transport{DisableKeepAlives: true}
+	client := http.Client{Transport: transport, Timeout: 10 * time.Second}
+	answer, err := client.Get(m.base + path + "?" + query.Encode())
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s%s: %s: %s", m.base, path, answer.Status, text)
+	}
+	return text, err
+}
+
+// data asks the API, and puts what is in "data" there.
+func (m *monitor) data(path string, query url.Values, to any) {
+	m.t.Helper()
+	text, err := m.fetch(path, query)
+	must(m.t, err)
+	must(m.t, json.Unmarshal(text, &struct{ Data any }{to}))
+}
+
+// query evaluates an expression, now or at a time.
+func (m *monitor) query(expression string, at ...string) []series {
+	m.t.Helper()
+	q := url.Values{"query": {expression}, "nocache": {"1"}}
+	if len(at) > 0 {
+		q.Set("time", at[0])
+	}
+	var found struct{ Result []series }
+	m.data("/api/v1/query", q, &found)
+	return found.Result
+}
+
+// by returns the packets by protocol that an expression gives, without zeros.
+func (m *monitor) by(expression string, at ...string) map[string]float64 {
+	m.t.Helper()
+	figures := map[string]float64{}
+	for _, s := range m.query(expression, at...) {
+		if n := s.value(m.t); n != 0 {
+			figures[s.Metric["protocol"]] += n
+		}
+	}
+	return figures
+}
+
+// awaitEqual polls until a monitor has the figures.
+func awaitEqual(t *testing.T, what string, want map[string]float64, got func() map[string]float64) {
+	t.Helper()
+	var last map[string]float64
+	for end := time.Now().Add(15 * time.Second); !maps.Equal(last, want); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: got %v, want %v", what, last, want)
+		}
+		last = got()
+	}
+}
+
+// sum adds up figures.
+func sum(of ...map[string]int) map[string]float64 {
+	all := map[string]float64{}
+	for _, figures := range of {
+		for protocol, n := range figures {
+			all[protocol] += float64(n)
+		}
+	}
+	return all
+}
+
+// TestFleet: Debian's Prometheus scrapes three hosts, and writes to Debian's
+// VictoriaMetrics. What both say is what was sent, also after one of the
+// daemons was restarted and began at 0. The rules and every query of the
+// dashboard are put to that Prometheus.
+func TestFleet(t *testing.T) {
+	need(t)
+	sandbox.Need(t, sandbox.Prometheus, sandbox.VictoriaMetrics, sandbox.IPv6)
+	const (
+		prometheusAt = "127.0.0.1:9090" // in a network of our own
+		victoriaAt   = "127.0.0.1:8428"
+	)
+	var hosts []*host
+	var targets strings.Builder
+	for _, name := range []string{"a", "b", "c"} {
+		h, proxy := newHost(t, name)
+		hosts = append(hosts, h)
+		fmt.Fprintf(&targets, "      - {targets: [%q], labels: {instance: %s}}\n", proxy, name)
+	}
+	rules, err := filepath.Abs(prometheusDir)
+	must(t, err)
+	config := filepath.Join(t.TempDir(), "prometheus.yml")
+	must(t, os.WriteFile(config, fmt.Appendf(nil, `
+global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}
+rule_files: [%[1]s/kstat.rules.yml, %[1]s/kstat.alerts.yml]
+scrape_configs:
+  - job_name: kstatd
+    static_configs:
+%[2]sremote_write:
+  - url: http://%[3]s/api/v1/write
+    queue_config: {batch_send_deadline: 100ms, min_shards: 1, max_shards: 1}
+`, rules, targets.String(), victoriaAt), 0o600))
+
+	victoria := startMonitor(t, "http://"+victoriaAt, "/health", "victoria-metrics",
+		"-httpListenAddr="+victoriaAt, "-storageDataPath="+t.TempDir(), "-search.latencyOffset=0s", "-search.disableCache")
+	prometheus := startMonitor(t, "http://"+prometheusAt, "/-/ready", "prometheus",
+		"--config.file="+config, "--web.listen-address="+prometheusAt, "--storage.tsdb.path="+t.TempDir())
+
+	// A counter is exact from its first scrape on.
+	scraped := func() map[string]float64 {
+		return map[string]float64{"hosts": float64(len(prometheus.query("kstat_started == 1")))}
+	}
+	awaitEqual(t, "hosts that were scraped", map[string]float64{"hosts": 3}, scraped)
+
+	const sumBy, increaseBy = "sum by (protocol) (kstat_packets_total)", "sum by (protocol) (increase(kstat_packets_total[5m]))"
+	for i, h := range hosts {
+		h.send(3 + i)
+	}
+	first := maps.Clone(hosts[1].sent)
+	all := sum(hosts[0].sent, hosts[1].sent, hosts[2].sent)
+	awaitEqual(t, "Prometheus, before the restart", all, func() map[string]float64 { return prometheus.by(sumBy) })
+	awaitEqual(t, "VictoriaMetrics, before the restart", all, func() map[string]float64 {
+		_, _ = victoria.fetch("/internal/force_flush", nil)
+		return victoria.by(sumBy)
+	})
+
+	before := prometheus.query(`kstat_start_time_seconds{instance="b"}`)[0].value(t)
+	hosts[1].restart()
+	await(t, "a scrape of the daemon that was restarted", 15*time.Second, func() bool {
+		now := prometheus.query(`kstat_start_time_seconds{instance="b"} and up{instance="b"} == 1`)
+		return len(now) == 1 && now[0].value(t) > before
+	})
+	hosts[1].sent = map[string]int{}
+	for i, h := range hosts {
+		h.send(7 - i)
+	}
+	second := hosts[1].sent
+	awaitEqual(t, "Prometheus, after the restart", sum(hosts[0].sent, second, hosts[2].sent), func() map[string]float64 { return prometheus.by(sumBy) })
+	all = sum(hosts[0].sent, first, second, hosts[2].sent)
+	awaitEqual(t, "increase() of VictoriaMetrics", all, func() map[string]float64 {
+		_, _ = victoria.fetch("/internal/force_flush", nil)
+		return victoria.by(increaseBy)
+	})
+
+	// Prometheus's increase() extrapolates to both ends of its window. There is
+	// nothing to extrapolate at an end that is a scrape, nor at a beginning from
+	// which on the counter was 0.
+	increased := map[string]float64{}
+	for _, h := range hosts {
+		of := fmt.Sprintf("{instance=%q}", h.name)
+		at := prometheus.query("timestamp(kstat_started" + of + ")")[0].value(t)
+		for protocol, n := range prometheus.by("increase(kstat_packets_total"+of+"[5m])", strconv.FormatFloat(at, 'f', 3, 64)) {
+			increased[protocol] += n
+		}
+	}
+	if !maps.Equal(increased, all) {
+		t.Errorf("increase() of Prometheus: got %v, want %v", increased, all)
+	}
+	for _, m := range []*monitor{prometheus, victoria} {
+		if uncounted := m.query("sum(kstat_uncounted_packets_total)"); len(uncounted) != 1 || uncounted[0].value(t) != 0 {
+			t.Errorf("%s: uncounted: %v", m.base, uncounted)
+		}
+	}
+	t.Logf("sent, counted, scraped, written and increased: %v", all)
+
+	t.Run("rules", func(t *testing.T) { checkRules(t, prometheus) })
+	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, prometheus) })
+	for _, h := range hosts {
+		h.daemon.end(unix.SIGTERM)
+	}
+}
+
+// checkRules: every rule can be evaluated, every recording rule has recorded,
+// and no alert fires.
+func checkRules(t *testing.T, m *monitor) {
+	var found struct {
+		Groups []struct {
+			Rules []struct{ Name, Type, Health, State, LastError string }
+		}
+	}
+	recording, alerting := 0, 0
+	m.data("/api/v1/rules", nil, &found)
+	for _, g := range found.Groups {
+		for _, r := range g.Rules {
+			await(t, r.Name, 10*time.Second, func() bool { return r.Type != "recording" || len(m.query(r.Name)) > 0 })
+			switch {
+			case r.Health != "ok":
+				t.Errorf("%s is %s: %s", r.Name, r.Health, r.LastError)
+			case r.Type == "recording":
+				recording++
+			default:
+				alerting++
+				if r.State == "firing" {
+					t.Errorf("%s fires: %v", r.Name, m.query(fmt.Sprintf("ALERTS{alertname=%q}", r.Name)))
+				}
+			}
+		}
+	}
+	if recording != 5 || alerting != 9 {
+		t.Errorf("%d recording and %d alerting rules, want 5 and 9", recording, alerting)
+	}
+}
+
+// checkDashboard: every query of the dashboard has series.
+func checkDashboard(t *testing.T, m *monitor) {
+	text, err := os.ReadFile(filepath.Join(prometheusDir, "grafana-dashboard.json"))
+	must(t, err)
+	var dashboard any
+	must(t, json.Unmarshal(text, &dashboard))
+	variables := strings.NewReplacer("$__rate_interval", "1m", "$__range", "5m", "$instance", ".*")
+	queries := expressions(dashboard)
+	for _, query := range queries {
+		expression := variables.Replace(query)
+		if strings.Contains(expression, "$") {
+			t.Errorf("%s: a variable that this test does not know", query)
+			continue
+		}
+		if found := m.query(expression); len(found) == 0 {
+			t.Errorf("%s: no series", query)
+		}
+	}
+	if len(queries) < 20 {
+		t.Errorf("%d queries: not all were found", len(queries))
+	}
+
+	// The choice of hosts.
+	const choice = `label_values(kstat_build_info{job="kstatd"}, instance)`
+	if n := strings.Count(string(text), string(must1(json.Marshal(choice)))); n != 2 {
+		t.Errorf("%s stands there %d times, want 2", choice, n)
+	}
+	var values []string
+	m.data("/api/v1/label/instance/values", url.Values{"match[]": {`kstat_build_info{job="kstatd"}`}}, &values)
+	if !slices.Equal(values, []string{"a", "b", "c"}) {
+		t.Errorf("hosts to choose from: %v", values)
+	}
+}
+
+func must1[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+// expressions returns what stands under "expr", anywhere.
+func expressions(in any) (found []string) {
+	switch in := in.(type) {
+	case []any:
+		for _, v := range in {
+			found = append(found, expressions(v)...)
+		}
+	case map[string]any:
+		for key, v := range in {
+			if text, ok := v.(string); ok && key == "expr" {
+				found = append(found, text)
+				continue
+			}
+			found = append(found, expressions(v)...)
+		}
+	}
+	return found
+}
+
+// TestPromtool: Prometheus's own tool finds nothing wrong with what is to be
+// deployed, and its tests of the rules pass.
+func TestPromtool(t *testing.T) {
+	sandbox.Need(t, sandbox.Prometheus)
+	for _, args := range [][]string{
+		{"check", "config", "prometheus.yml"},
+		{"check", "rules", "--lint=all", "--lint-fatal", "kstat.rules.yml", "kstat.alerts.yml"},
+		{"test", "rules", "kstat.test.yml"},
+	} {
+		cmd := exec.Command("promtool", args...)
+		cmd.Dir = prometheusDir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v:\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
