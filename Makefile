@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: build generate run demo test race fuzz faults soak bench lint fmt check clean help
-.PHONY: summary fmt-check vet staticcheck arrows vuln modules
+.PHONY: summary fmt-check vet staticcheck arrows vuln modules manifests
 
 go := tools/go
 lint := $(go) tool -modfile=tools/lint/go.mod
@@ -75,7 +75,7 @@ bench: build ## measure kstatd beside its peers, ten minutes, into bench/report.
 	@$(go) run ./bench -kstatd bin/kstatd -o bench/report.md
 	@if [ "$$(id -u)" = 0 ]; then chown --reference=. bench/report.md bench/*.svg; fi
 
-lint: fmt-check vet staticcheck arrows vuln modules ## gofmt, vet, staticcheck, import arrows, govulncheck, modules tidy and verified
+lint: fmt-check vet staticcheck arrows vuln modules manifests ## gofmt, vet, staticcheck, import arrows, govulncheck, modules tidy and verified, manifests
 
 vet:
 	$(go) vet ./...
@@ -92,6 +92,10 @@ vuln:
 modules:
 	$(go) mod tidy -diff
 	$(go) mod verify
+
+# By Kubernetes's own types; a module of its own, as they are large.
+manifests:
+	$(go) run -C tools/kubernetes . $(CURDIR)/deploy/kubernetes/*.yaml
 
 # Not gofmt -l . : mnt/kstat may be mounted, or dead.
 gofiles = $$(find . \( -path ./.git -o -path ./mnt -o -path ./bin \) -prune -o -name '*.go' -print)

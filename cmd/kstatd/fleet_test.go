@@ -444,3 +444,23 @@ func TestPromtool(t *testing.T) {
 		}
 	}
 }
+
+// TestDaemonSet: the flags in the manifest are flags. The manifest itself is
+// for make manifests to check.
+func TestDaemonSet(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/kubernetes/daemonset.yaml")
+	must(t, err)
+	_, rest, _ := strings.Cut(string(text), "          args:\n")
+	list, _, _ := strings.Cut(rest, "          env:\n")
+	var args []string
+	for line := range strings.Lines(list) {
+		if arg, ok := strings.CutPrefix(strings.TrimSpace(line), "- "); ok {
+			args = append(args, strings.ReplaceAll(arg, "$(NODE_IP)", "192.0.2.1"))
+		}
+	}
+	o, err := parseFlags(args)
+	must(t, err)
+	if !o.start || o.mount != "/run/kstatd/kstat" || len(o.listen) != 1 || o.listen[0].String() != "192.0.2.1:9469" {
+		t.Errorf("%q are %+v", args, o)
+	}
+}

@@ -431,7 +431,7 @@ func TestUsage(t *testing.T) {
 	if status != 0 || stderr != "" {
 		t.Errorf("--help: status %d, stderr %q", status, stderr)
 	}
-	for _, name := range []string{"mount DIR", "hook HOOK", "family FAMILY", "queue N", "queues N", "queue-len N", "counter N", "start", "exclude-loopback", "version"} {
+	for _, name := range []string{"mount DIR", "hook HOOK", "family FAMILY", "queue N", "queues N", "queue-len N", "counter N", "start", "exclude-loopback", "listen ADDR", "token-file FILE", "version"} {
 		if !strings.Contains(stdout, "--"+name+" ") {
 			t.Errorf("--help does not tell of %s:\n%s", name, stdout)
 		}
@@ -497,7 +497,8 @@ func TestOneProcess(t *testing.T) {
 		r, w, err := os.Pipe()
 		must(t, err)
 		defer r.Close()
-		cmd := command(engine, "--mount", dir, "--start", "--counter", "1")
+		at := "unix:" + filepath.Join(t.TempDir(), "sock")
+		cmd := command(engine, "--mount", dir, "--start", "--counter", "1", "--listen", at)
 		cmd.Stderr = w
 		started := make(chan error)
 		end := make(chan struct{})
@@ -517,12 +518,15 @@ func TestOneProcess(t *testing.T) {
 				break
 			}
 		}
-		if len(log) != 2 || !strings.Contains(log[0], "running as one process") {
-			t.Errorf("the log says %q, want one warning and ready", log)
+		if len(log) != 3 || !strings.Contains(log[0], "running as one process") {
+			t.Errorf("the log says %q, want one warning, where it listens, and ready", log)
 		}
 		must(t, traffic.Ping(lo, 3))
 		if text, err := os.ReadFile(filepath.Join(dir, "proto/icmp/packets")); err != nil || string(text) != "6\n" {
 			t.Errorf("6 packets: %q, %v", text, err)
+		}
+		if got := sample(t, at, packetsOf("ipv4", "icmp")); got != "6" {
+			t.Errorf("over HTTP: %q packets, want 6", got)
 		}
 		must(t, cmd.Process.Signal(unix.SIGTERM))
 		for lines.Scan() {
