@@ -109,7 +109,9 @@ func (s *sockets) open(a address) error {
 		// read the tree. A chmod could meet something else by then.
 		defer unix.Umask(unix.Umask(0o111))
 	}
-	l, err := new(net.ListenConfig).Listen(context.Background(), a.network, a.name)
+	var c net.ListenConfig
+	c.SetMultipathTCP(false) // nobody has asked for it
+	l, err := c.Listen(context.Background(), a.network, a.name)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		return taken(a)
