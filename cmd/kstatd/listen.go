@@ -44,7 +44,7 @@ func parseAddress(text string) (address, error) {
 	if path, ok := strings.CutPrefix(text, unixPrefix); ok {
 		switch {
 		case !filepath.IsAbs(path):
-			return address{}, errors.New("take an absolute path behind " + unixPrefix)
+			return address{}, errors.New("take an absolute path, as unix:/run/kstatd.sock")
 		case len(path) > maxPath:
 			return address{}, fmt.Errorf("take a path of at most %d bytes, this one has %d", maxPath, len(path))
 		}
