@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,13 +130,13 @@ func (s series) value(t *testing.T) float64 {
 type monitor struct {
 	t    *testing.T
 	base string
-	log  *bytes.Buffer
+	log  *logText
 }
 
 // startMonitor starts a program, and waits until it answers at base.
 func startMonitor(t *testing.T, base, healthy, program string, args ...string) *monitor {
 	t.Helper()
-	m := &monitor{t: t, base: base, log: new(bytes.Buffer)}
+	m := &monitor{t: t, base: base, log: new(logText)}
 	cmd := sandbox.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = m.log, m.log
 	must(t, cmd.Start())
@@ -160,7 +159,7 @@ func startMonitor(t *testing.T, base, healthy, program string, args ...string) *
 			_ = cmd.Process.Kill()
 			<-ended
 			ended <- nil
-			t.Fatalf("%s does not answer; it said:\n%s", program, m.log)
+			t.Fatalf("%s does not answer; it said:\n%s", program, m.log.String())
 		}
 	}
 }
