@@ -241,7 +241,7 @@ func sum(of ...map[string]int) map[string]float64 {
 // dashboard are put to that Prometheus.
 func TestFleet(t *testing.T) {
 	need(t)
-	sandbox.Need(t, sandbox.Prometheus, sandbox.VictoriaMetrics, sandbox.IPv6)
+	sandbox.Need(t, sandbox.Prometheus, sandbox.VictoriaMetrics, sandbox.IPv6, sandbox.Root) // root, for series of queues
 	const (
 		prometheusAt = "127.0.0.1:9090" // in a network of our own
 		victoriaAt   = "127.0.0.1:8428"
@@ -425,6 +425,61 @@ func expressions(in any) (found []string) {
 		}
 	}
 	return found
+}
+
+// TestDashboardLayout: what Grafana takes as it is and shows wrongly.
+func TestDashboardLayout(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(prometheusDir, "grafana-dashboard.json"))
+	must(t, err)
+	var d struct {
+		UID, Title    string
+		ID            *int // would be another dashboard's
+		SchemaVersion int
+		Inputs        []any `json:"__inputs"` // of an export, which cannot be provisioned
+		Panels        []struct {
+			ID         int
+			Type       string
+			Title      string
+			Datasource struct{ UID string }
+			GridPos    struct{ X, Y, W, H int }
+			Targets    []struct {
+				RefID      string
+				Datasource struct{ UID string }
+			}
+		}
+	}
+	must(t, json.Unmarshal(text, &d))
+	if d.UID == "" || d.Title == "" || d.ID != nil || d.SchemaVersion < 36 || d.Inputs != nil {
+		t.Errorf("not to be provisioned: %+v", d)
+	}
+	ids, taken := map[int]bool{}, map[[2]int]string{}
+	for _, p := range d.Panels {
+		if ids[p.ID] {
+			t.Errorf("%s: another panel has id %d", p.Title, p.ID)
+		}
+		ids[p.ID] = true
+		if !slices.Contains([]string{"stat", "timeseries", "bargauge", "table"}, p.Type) {
+			t.Errorf("%s: a panel of type %q", p.Title, p.Type)
+		}
+		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+				if other := taken[[2]int{x, y}]; other != "" || x >= 24 {
+					t.Fatalf("%s lies over %q or over the edge", p.Title, other)
+				}
+				taken[[2]int{x, y}] = p.Title
+			}
+		}
+		refs := map[string]bool{}
+		for _, target := range p.Targets {
+			if refs[target.RefID] || target.Datasource.UID != "${datasource}" || p.Datasource.UID != "${datasource}" {
+				t.Errorf("%s: %+v", p.Title, target)
+			}
+			refs[target.RefID] = true
+		}
+		if len(p.Targets) == 0 {
+			t.Errorf("%s asks for nothing", p.Title)
+		}
+	}
 }
 
 // TestPromtool: Prometheus's own tool finds nothing wrong with what is to be
