@@ -17,11 +17,14 @@ import (
 // newWeb returns what answers the HTTP requests that arrive at the sockets,
 // until its context ends: nobody, if there are none. What goes wrong with it
 // ends nothing else.
-func newWeb(o *options, log *slog.Logger, engine *engine, tree *fs.Tree, sockets []*os.File) (run func(context.Context) error, err error) {
+func newWeb(o *options, log *slog.Logger, engine *engine, tree *fs.Tree, sockets []*os.File) (run func(context.Context) error) {
 	if len(sockets) == 0 {
-		return func(context.Context) error { return nil }, nil
+		return func(context.Context) error { return nil }
 	}
 	listeners, err := listenersOf(sockets)
+	if err != nil {
+		log.Error("HTTP requests are not answered everywhere", "err", err)
+	}
 	server := metrics.NewServer(newSource(o, engine, tree), engine.state.tokenOrNil(), log)
 	for _, l := range listeners {
 		log.Info("HTTP requests are answered", "listen", l.Addr())
@@ -31,7 +34,7 @@ func newWeb(o *options, log *slog.Logger, engine *engine, tree *fs.Tree, sockets
 			log.Error("HTTP requests were not answered to the end", "err", err)
 		}
 		return nil
-	}, err
+	}
 }
 
 // newSource returns what the HTTP server shows of the daemon.

@@ -104,10 +104,7 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 	if err != nil {
 		return errors.Join(err, engine.Close())
 	}
-	serveHTTP, err := newWeb(o, log, engine, tree, listening)
-	if err != nil {
-		log.Error("HTTP requests are not answered", "err", err)
-	}
+	serveHTTP := newWeb(o, log, engine, tree, listening)
 	tell(ready)
 
 	g, ctx := errgroup.WithContext(ctx)
