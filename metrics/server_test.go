@@ -362,7 +362,7 @@ func TestToken(t *testing.T) {
 		"Bearer " + secret + "0": false, "Bearer " + secret[1:]: false, "Bearer  " + secret: false,
 	} {
 		status, text, _ := guarded.ask("POST", "/control/start", "Authorization", header)
-		if forbidden := status == http.StatusForbidden; forbidden == allowed {
+		if refused := status == http.StatusUnauthorized || status == http.StatusForbidden; refused == allowed {
 			t.Errorf("%q: status %d: %s", header, status, text)
 		}
 		if status, text, _ := open.ask("POST", "/control/start", "Authorization", header); status != http.StatusForbidden {
