@@ -257,7 +257,7 @@ func TestFleet(t *testing.T) {
 	must(t, err)
 	config := filepath.Join(t.TempDir(), "prometheus.yml")
 	must(t, os.WriteFile(config, fmt.Appendf(nil, `
-global: {scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}
+global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}
 rule_files: [%[1]s/kstat.rules.yml, %[1]s/kstat.alerts.yml]
 scrape_configs:
   - job_name: kstatd
