@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -206,6 +207,49 @@ func TestMetricsOutliveTheWorker(t *testing.T) {
 		}
 		d.end(unix.SIGTERM)
 	})
+}
+
+// TestMetricsUnderOverload: while a queue of 4 overflows no counter goes back,
+// and at rest every packet is in one of them.
+func TestMetricsUnderOverload(t *testing.T) {
+	at := "unix:" + filepath.Join(t.TempDir(), "kstatd.sock")
+	d := start(t, mountDir(t), "--start", "--queue-len", "4", "--listen", at)
+	peer := sandbox.Veth(t)
+	const sent = 100_000
+	flood := make(chan error, 1)
+	go func() { flood <- traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), sent, 10) }()
+	var counted, uncounted, scrapes int
+	scrape := func() {
+		t.Helper()
+		figures := map[string]int{}
+		for line := range strings.Lines(get(t, at, "/metrics")) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			figures[name], _ = strconv.Atoi(value)
+		}
+		nowCounted, nowUncounted := figures[packetsOf("ipv4", "udp")], figures["kstat_uncounted_packets_total"]
+		if nowCounted < counted || nowUncounted < uncounted || nowCounted+nowUncounted > sent {
+			t.Fatalf("of %d packets %d counted, %d uncounted, and before that %d and %d", sent, nowCounted, nowUncounted, counted, uncounted)
+		}
+		counted, uncounted = nowCounted, nowUncounted
+		scrapes++
+	}
+	for flooding := true; flooding; {
+		select {
+		case err := <-flood:
+			must(t, err)
+			flooding = false
+		default:
+		}
+		scrape()
+	}
+	d.write("start", "0")
+	scrape()
+	if counted+uncounted != sent || uncounted == 0 {
+		t.Errorf("of %d packets %d counted, %d uncounted", sent, counted, uncounted)
+	}
+	d.expect("uncounted", fmt.Sprintln(uncounted))
+	t.Logf("%d scrapes; of %d packets %d counted, %d uncounted", scrapes, sent, counted, uncounted)
+	d.end(unix.SIGTERM)
 }
 
 // TestUncountedDoesNotGoBack: what was shown once stays, though a worker that
