@@ -300,7 +300,7 @@ func testHour(t *testing.T, tab *chromium.Tab) {
 	}).length`, second(0))), 0)
 	is(t, "points of the line, gaps", eval[string](t, tab, `document.querySelector("#chart .series").getAttribute("d").split(/[ML]/).length - 1 + " " +
 		document.querySelectorAll("#chart .nodata").length`), "301 0")
-	is(t, "now", eval[string](t, tab, `$("now-packets").textContent + ", " + $("now-bytes").textContent`), "7.20 k packets/s, 1.00 kB/s")
+	is(t, "now", eval[string](t, tab, `$("now-packets").textContent + ", " + $("now-bytes").textContent`), "7,199, 1.00 kB/s")
 
 	// Paused for a while longer than the chart: as many events wait as the chart can show.
 	do(t, tab, chromedp.Click("#pause", chromedp.ByQuery))

@@ -42,17 +42,19 @@ function shape(name, attributes = {}, ...children) {
 
 const whole = new Intl.NumberFormat("en");
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-const units = { packets: "packets/s", bytes: "B/s" };
 
-// short is a rate in four digits at most, 1234567 as 1.23 M.
+// short is a rate in few digits: 1,234 and 12.3 k packets, 1.23 kB.
 function short(value, unit) {
+  const bytes = unit === "bytes";
   let prefix = 0;
-  while (value >= 999.5 && prefix < 5) (value /= 1000), prefix++;
-  const digits = value === 0 || value >= 99.95 || (prefix === 0 && value >= 9.95) ? 0 : value >= 9.95 || prefix === 0 ? 1 : 2;
-  const space = prefix > 0 || unit === "bytes" ? " " : "";
-  return value.toFixed(digits) + space + ["", "k", "M", "G", "T", "P"][prefix] + (unit === "bytes" ? "B" : "");
+  if (value >= (bytes ? 999.5 : 9999.5)) while (value >= 999.5 && prefix < 5) (value /= 1000), prefix++;
+  const digits = value === 0 || value >= 99.95 ? 0 : value >= 9.95 || !prefix ? 1 : 2;
+  const number = prefix ? value.toFixed(digits) : whole.format(value.toFixed(value >= 9.95 ? 0 : digits));
+  return number + (prefix || bytes ? " " : "") + ["", "k", "M", "G", "T", "P"][prefix] + (bytes ? "B" : "");
 }
-const perSecond = (value, unit) => short(value, unit) + (unit === "bytes" ? "/s" : " packets/s");
+const tick = (value, unit) => short(value, unit).replace(/(\.\d*?)0+(?= |$)/, "$1").replace(/\.(?= |$)/, "");
+const brief = (value, unit) => short(value, unit) + "/s";
+const perSecond = (value, unit) => (unit === "bytes" ? brief(value, unit) : short(value, unit) + " packets/s");
 
 // ---- what is known of the last minutes
 
@@ -257,7 +259,7 @@ function drawTiles(event, latest) {
   set($("at"), `as of ${clock.format(event.time)}`);
   for (const name of ["nout", "publications", "pending", "counter", "uncounted"]) figure($(name), BigInt(event[name]));
   $("fill").value = Number(event.pending) / event.counter;
-  set($("now-packets"), latest.rates ? perSecond(History.sum(latest, "packets"), "packets") : "–");
+  set($("now-packets"), latest.rates ? short(History.sum(latest, "packets"), "packets") : "–");
   set($("now-bytes"), latest.rates ? perSecond(History.sum(latest, "bytes"), "bytes") : "not known yet");
 
   const none = BigInt(event.uncounted) === 0n;
@@ -274,6 +276,7 @@ function drawTiles(event, latest) {
 
   for (const name of ["hook", "engine", "version"]) set($(name), event[name]);
   $("control").hidden = !event.control;
+  $("counter-value").placeholder = event.counter;
   set($("start"), event.start ? "Stop counting" : "Start counting");
 }
 
@@ -339,9 +342,10 @@ function drawChart() {
   for (let value = 0; value <= top * 1.001; value += step) {
     art.append(
       shape("line", { class: "grid", x1: plot.left, x2: plot.right, y1: y(value), y2: y(value) }),
-      shape("text", { x: plot.left - 8, y: y(value) + 4, "text-anchor": "end" }, short(value, unit)));
+      shape("text", { x: plot.left - 8, y: y(value) + 4, "text-anchor": "end" }, tick(value, unit)));
   }
   for (let minute = 0; minute <= SPAN / 60_000; minute++) {
+    if (width < 500 && minute % 2 === 0 && minute) continue;
     const at = x(end - minute * 60_000);
     art.append(shape("text", { x: at, y: plot.bottom + 18, "text-anchor": minute === 0 ? "end" : minute === 5 ? "start" : "middle" },
       minute === 0 ? "now" : `−${minute} min`));
@@ -395,10 +399,10 @@ function swatch(look) {
 }
 
 function drawLegend(list, sample, chosen) {
-  set($("when"), chosen ? `at ${clock.format(sample.time)}${sample.rates ? "" : ": no data"}` : `now, ${clock.format(sample.time)}`);
+  set($("when"), chosen ? `at ${clock.format(sample.time)}${sample.rates ? `, ${unit} per second` : ": no data"}` : `now, ${clock.format(sample.time)}, ${unit} per second`);
   $("legend").replaceChildren(...list.map((line) => node("li", {}, swatch(line.look), line.name,
     node("span", { class: "family" }, line.family),
-    node("b", {}, sample.rates ? perSecond(line.rate(sample), unit) : "–"))));
+    node("b", {}, sample.rates ? brief(line.rate(sample), unit) : "–"))));
 }
 
 // describe is the chart in words: the value of the slider for the point in time, and a summary.
@@ -449,8 +453,8 @@ function move(event) {
 const rate = (unit) => (p, sample) => sample.rates?.get(p.key)?.[unit] ?? (sample.rates ? 0 : null);
 const columns = [
   { id: "name", head: "Protocol", text: true, value: (p) => p.name },
-  { id: "number", head: "No.", value: (p) => p.number ?? 256, show: (cell, p) => set(cell, p.number === null ? "–" : String(p.number)) },
-  { id: "family", head: "Family", text: true, value: (p) => p.family },
+  { id: "number", wide: true, head: "No.", value: (p) => p.number ?? 256, show: (cell, p) => set(cell, p.number === null ? "–" : String(p.number)) },
+  { id: "family", wide: true, head: "Family", text: true, value: (p) => p.family },
   { id: "packets-rate", head: "Packets/s", value: rate("packets"), show: (cell, p, v) => set(cell, v === null ? "–" : short(v, "packets")) },
   { id: "bytes-rate", head: "Bytes/s", value: rate("bytes"), show: (cell, p, v) => set(cell, v === null ? "–" : short(v, "bytes")) },
   { id: "packets", head: "Packets", value: (p) => p.packets, show: showFigure },
@@ -473,6 +477,8 @@ function showShare(cell, p, value, total) {
   set(text, `${part < 10 ? part.toFixed(1) : part.toFixed(0)} %`);
 }
 
+const look = (column) => [column.text ? "text" : "", column.wide ? "wide" : "", column.id].join(" ").trim();
+
 function makeHeads() {
   $("heads").append(...columns.map((column) => {
     const button = node("button", { type: "button" }, column.head);
@@ -480,7 +486,7 @@ function makeHeads() {
       sort = { by: column.id, down: sort.by === column.id ? !sort.down : !column.text };
       drawNow();
     };
-    return node("th", { scope: "col", class: column.text ? "text" : column.id === "share" ? "share" : "" }, button);
+    return node("th", { scope: "col", class: look(column) }, button);
   }));
 }
 
@@ -513,16 +519,15 @@ function drawTable(event, sample) {
   order.forEach((p, i) => {
     const row = rows.get(p.key) ?? makeRow(p);
     columns.forEach((column, i) => column.show?.(row.children[i], p, column.value(p, sample), total));
-    const look = slots.has(p.key) ? `s${slots.get(p.key)}` : "rest";
-    const line = row.querySelector(".swatch path");
-    line.setAttribute("class", `series ${look}`);
+    row.querySelector(".swatch path").setAttribute("class", `series ${slots.has(p.key) ? `s${slots.get(p.key)}` : "rest"}`);
     if ($("rows").children[i] !== row) $("rows").insertBefore(row, $("rows").children[i] ?? null);
   });
 }
 
 function makeRow(p) {
-  const row = node("tr", { "data-key": p.key }, node("th", { scope: "row" }, swatch("rest"), p.name));
-  for (const column of columns.slice(1)) row.append(node("td", { class: column.text ? "text" : column.id === "share" ? "share" : "" }));
+  const row = node("tr", { "data-key": p.key }, node("th", { scope: "row" }, swatch("rest"), p.name,
+    node("span", { class: "family narrow" }, p.family)));
+  for (const column of columns.slice(1)) row.append(node("td", { class: look(column) }));
   set(row.children[2], p.family);
   rows.set(p.key, row);
   return row;
