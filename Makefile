@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := build
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: build generate run demo test race fuzz faults soak bench lint fmt check clean help
+.PHONY: build generate run demo test race fuzz faults soak bench screenshots lint fmt check clean help
 .PHONY: summary fmt-check vet staticcheck arrows vuln modules manifests
 
 go := tools/go
@@ -74,6 +74,11 @@ soak: build ## run under load for HOURS=1 and look whether anything grows (needs
 bench: build ## measure kstatd beside its peers, ten minutes, into bench/report.md (needs root; gcc for the peers in C)
 	@$(go) run ./bench -kstatd bin/kstatd -o bench/report.md
 	@if [ "$$(id -u)" = 0 ]; then chown --reference=. bench/report.md bench/*.svg; fi
+
+screenshots: build ## take the pictures in docs/images, of real traffic, in seven minutes (needs chromium and tmux)
+	@$(go) run ./lab/screenshots -kstatd bin/kstatd -o docs/images
+	@$(go) run ./lab/screenshots/top -bin bin -o docs/images
+	@if [ "$$(id -u)" = 0 ]; then chown --reference=. docs/images/*; fi
 
 lint: fmt-check vet staticcheck arrows vuln modules manifests ## gofmt, vet, staticcheck, import arrows, govulncheck, modules tidy and verified, manifests
 

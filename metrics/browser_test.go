@@ -98,7 +98,7 @@ func eval[T any](t *testing.T, tab *chromium.Tab, expression string) (value T) {
 func tableOf(t *testing.T, tab *chromium.Tab) [][]string {
 	t.Helper()
 	return eval[[][]string](t, tab, `[...document.querySelectorAll("#rows tr")].map((row) =>
-		[0, 1, 2, 5, 6, 7].map((i) => row.cells[i].querySelector("data")?.value ?? row.cells[i].textContent))`)
+		[row.cells[0].childNodes[1].data, ...[1, 2, 5, 6, 7].map((i) => row.cells[i].querySelector("data")?.value ?? row.cells[i].textContent)])`)
 }
 
 // testTraffic compares the figures on the page with what was sent: through a
@@ -131,7 +131,7 @@ func testTraffic(t *testing.T, tab *chromium.Tab) {
 	}()
 
 	peer := sandbox.Veth(t)
-	at := server(t, pageOf(newTree(engine, table), true))
+	at := server(t, quick(newTree(engine, table), true))
 	do(t, tab, chromedp.Navigate(at.URL))
 	await(t, tab, `document.title.includes("packets/s")`)
 	await(t, tab, `$("started").textContent === "stopped" && !$("empty").hidden`)
@@ -358,7 +358,7 @@ func num(f float64) *float64 { return &f }
 // testControl is what is refused, and what the page keeps.
 func testControl(t *testing.T, tab *chromium.Tab) {
 	engine := &standIn{refuse: fmt.Errorf("queue 0 is held by pid 7 (dog): %w", syscall.EBUSY)}
-	at := server(t, pageOf(newTree(engine, stats.NewTable()), true))
+	at := server(t, quick(newTree(engine, stats.NewTable()), true))
 	said := func(bad bool, text string) {
 		t.Helper()
 		await(t, tab, `!$("said").hidden && $("said").textContent === %q && $("said").classList.contains("bad") === %t`, text, bad)
@@ -395,7 +395,7 @@ func testControl(t *testing.T, tab *chromium.Tab) {
 func testReadOnly(t *testing.T, tab *chromium.Tab) {
 	table := stats.NewTable()
 	packet(table, 12, stats.IPv4, stats.TCP, 40)
-	at := server(t, pageOf(newTree(&standIn{uncounted: 7}, table), false))
+	at := server(t, quick(newTree(&standIn{uncounted: 7}, table), false))
 	do(t, tab, chromedp.Navigate(at.URL))
 	await(t, tab, `$("nout").value === "10"`)
 	is(t, "controls", eval[bool](t, tab, `$("control").checkVisibility() || $("start").checkVisibility() || $("token").checkVisibility()`), false)
@@ -456,7 +456,7 @@ func testAccessibility(t *testing.T, tab *chromium.Tab) {
 	for p := range stats.Protocol(9) {
 		packet(table, int(p)+1, stats.IPv4, p+1, 40)
 	}
-	at := server(t, pageOf(tree, true))
+	at := server(t, quick(tree, true))
 	do(t, tab, chromedp.Navigate(at.URL))
 	await(t, tab, `rows.size === 9`)
 	unlock(t, tab)

@@ -20,7 +20,7 @@ const (
 
 // stream sends the figures as server-sent events to everyone who listens.
 //
-//	document ─▶ run, once a second ─▶ a channel per listener ─▶ ServeHTTP ─▶ page
+//	document ─▶ produce, once a second ─▶ a channel per listener ─▶ ServeHTTP ─▶ page
 //
 // While nobody listens there is no goroutine, and nobody calls document.
 type stream struct {
@@ -33,8 +33,11 @@ type stream struct {
 	mu        sync.Mutex
 	listeners map[*listener]bool // false for one that is being dropped
 	latest    []byte             // of the run that goes on
-	stop      chan struct{}      // ends it; nil without one
+	run       *run               // nil while nobody listens
 }
+
+// run is a time in which somebody listens.
+type run struct{ stop, over chan struct{} }
 
 // listener is one request for /events.
 type listener struct {
@@ -112,23 +115,28 @@ func (s *stream) join(conn *http.ResponseController) *listener {
 	l := &listener{make(chan []byte, maxBehind), conn}
 	s.listeners[l] = true
 	switch {
-	case s.stop == nil:
-		s.stop = make(chan struct{})
-		go s.run(s.stop)
+	case s.run == nil:
+		s.run = &run{make(chan struct{}), make(chan struct{})}
+		go s.produce(s.run)
 	case s.latest != nil:
 		l.events <- s.latest
 	}
 	return l
 }
 
-// leave takes a listener out. The last one ends the run.
+// leave takes a listener out. The last one ends the run, and waits for it.
 func (s *stream) leave(l *listener) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.listeners, l)
-	if len(s.listeners) == 0 {
-		close(s.stop)
-		s.stop, s.latest = nil, nil
+	last := len(s.listeners) == 0
+	r := s.run
+	if last {
+		close(r.stop)
+		s.run, s.latest = nil, nil
+	}
+	s.mu.Unlock()
+	if last {
+		<-r.over
 	}
 }
 
@@ -147,15 +155,16 @@ func (s *stream) dropLocked(l *listener) {
 	}
 }
 
-// run makes an event once per interval, from now on until stop is closed.
-func (s *stream) run(stop chan struct{}) {
+// produce makes an event once per interval, from now on until the run ends.
+func (s *stream) produce(r *run) {
+	defer close(r.over)
 	tick := time.NewTicker(s.interval)
 	defer tick.Stop()
 	for {
-		s.send(s.next(), stop)
+		s.send(s.next(), r)
 		select {
 		case <-tick.C:
-		case <-stop:
+		case <-r.stop:
 			return
 		}
 	}
@@ -163,10 +172,10 @@ func (s *stream) run(stop chan struct{}) {
 
 // send hands an event of a run to every listener, and drops those that are too
 // late.
-func (s *stream) send(event []byte, stop chan struct{}) {
+func (s *stream) send(event []byte, r *run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stop != stop { // another run has begun
+	if s.run != r { // another run has begun
 		return
 	}
 	s.latest = event

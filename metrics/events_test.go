@@ -68,9 +68,22 @@ const token = "open-sesame"
 
 // pageOf is the page of a tree, with a token or without one.
 func pageOf(tree *fs.Tree, control bool) http.Handler {
-	return newPage(tree.File("stats.json").Read,
-		func(file string, text []byte) error { return tree.File(file).Write(text) },
-		func(r *http.Request) bool { return control && r.Header.Get("Authorization") == "Bearer "+token }, control)
+	return newPage(tree.File("stats.json").Read, writing(tree), withToken(control), control)
+}
+
+// quick is the same with ten events a second.
+func quick(tree *fs.Tree, control bool) http.Handler {
+	s := newStream(tree.File("stats.json").Read, control)
+	s.interval = eventInterval / 10
+	return (&page{s, writing(tree), withToken(control), control}).handler()
+}
+
+func writing(tree *fs.Tree) func(file string, text []byte) error {
+	return func(file string, text []byte) error { return tree.File(file).Write(text) }
+}
+
+func withToken(control bool) func(*http.Request) bool {
+	return func(r *http.Request) bool { return control && r.Header.Get("Authorization") == "Bearer "+token }
 }
 
 // packet counts packets of one kind.
@@ -376,6 +389,23 @@ func TestTooManyListeners(t *testing.T) {
 	next()
 	if text := next(); !strings.HasPrefix(text, "data: {") {
 		t.Errorf("who came for the one that left got %q", text)
+	}
+}
+
+// A server's limits for requests that end do not end this one.
+func TestEventsOutliveTheServersDeadlines(t *testing.T) {
+	at := httptest.NewUnstartedServer(pageOf(newTree(&standIn{}, stats.NewTable()), false))
+	at.Config.ReadTimeout, at.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	at.Start()
+	t.Cleanup(func() {
+		at.CloseClientConnections()
+		at.Close()
+	})
+	next := listen(t, at)
+	for i := range 3 { // a second apart
+		if next() == "" {
+			t.Fatalf("the stream ended after %d events", i)
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ func Start() (_ *Browser, err error) {
 	allocator, stop := chromedp.NewExecAllocator(context.Background(),
 		chromedp.ExecPath("chromium"),
 		chromedp.UserDataDir(dir),
-		chromedp.Env("HOME="+dir, "TZ=UTC", "LANG=C.UTF-8"),
+		chromedp.Env("HOME="+dir, "TMPDIR="+dir, "TZ=UTC", "LANG=C.UTF-8"),
 		chromedp.WSURLReadTimeout(patience),
 		chromedp.Headless,
 		chromedp.NoSandbox,

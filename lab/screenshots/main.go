@@ -14,12 +14,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"image"
+	"image/color"
 	"image/png"
+	"maps"
 	"math"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -106,7 +110,17 @@ func take(kstatd, folder string, length time.Duration) (err error) {
 		return err
 	}
 	fmt.Printf("%v of traffic …\n", length)
-	if err := send(peer, length); err != nil {
+	ctx, stop := context.WithCancel(context.Background())
+	sent := make(chan error, 1)
+	go func() { sent <- send(ctx, peer) }()
+	defer func() {
+		stop()
+		err = errors.Join(err, <-sent)
+	}()
+	select {
+	case <-time.After(length):
+	case err := <-sent:
+		sent <- nil
 		return err
 	}
 	// The controls as they look with the token.
@@ -138,8 +152,8 @@ func ready() error {
 	return fmt.Errorf("kstatd does not answer: %w", err)
 }
 
-// send sends packets of several protocols for a time, in waves.
-func send(peer *sandbox.Peer, length time.Duration) error {
+// send sends packets of several protocols, in waves, until ctx ends.
+func send(ctx context.Context, peer *sandbox.Peer) error {
 	closed := netip.AddrPortFrom(peer.Addr4, 1)
 	closed6 := netip.AddrPortFrom(peer.Addr6, 1)
 	kinds := []struct {
@@ -160,10 +174,8 @@ func send(peer *sandbox.Peer, length time.Duration) error {
 	defer tick.Stop()
 	began := time.Now()
 	last := began
-	for now := range tick.C {
-		if now.Sub(began) > length {
-			return nil
-		}
+	for ctx.Err() == nil {
+		now := <-tick.C
 		at, passed := now.Sub(began).Seconds(), now.Sub(last).Seconds()
 		last = now
 		for i := range kinds {
@@ -191,15 +203,39 @@ func picture(tab *browser.Tab, path, theme string, width int64) error {
 	if err != nil {
 		return err
 	}
-	// Chromium does not take its time to compress.
 	art, err := png.Decode(bytes.NewReader(shot))
 	if err != nil {
 		return err
 	}
 	var small bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, art); err != nil {
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, paletted(art)); err != nil {
 		return err
 	}
 	fmt.Printf("%s: %d kB\n", path, (small.Len()+500)/1000)
 	return os.WriteFile(path, small.Bytes(), 0o644)
+}
+
+// paletted returns the picture in its 256 most frequent colours, which makes it
+// a third as large; what is left are shades at the edges of letters.
+func paletted(art image.Image) *image.Paletted {
+	bounds := art.Bounds()
+	often := make(map[color.Color]int)
+	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+		for x := bounds.Min.X; x < bounds.Max.X; x++ {
+			often[art.At(x, y)]++
+		}
+	}
+	colors := slices.SortedFunc(maps.Keys(often), func(a, b color.Color) int { return often[b] - often[a] })
+	palette := color.Palette(colors[:min(256, len(colors))])
+	index := make(map[color.Color]uint8)
+	for _, c := range colors {
+		index[c] = uint8(palette.Index(c))
+	}
+	flat := image.NewPaletted(bounds, palette)
+	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+		for x := bounds.Min.X; x < bounds.Max.X; x++ {
+			flat.SetColorIndex(x, y, index[art.At(x, y)])
+		}
+	}
+	return flat
 }
