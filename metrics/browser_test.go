@@ -334,6 +334,7 @@ func testRestart(t *testing.T, tab *chromium.Tab) {
 	if s.asked.Load() == asked {
 		t.Error("the page did not come back")
 	}
+	await(t, tab, `$("status").textContent === "connection lost"`)
 	s.status.Store(0)
 	s.events <- sample("b", 6, 50, 0) // another daemon, soon; the channel is taken when the page is back
 	s.events <- sample("b", 7, 80, 0)

@@ -143,8 +143,8 @@ function apply(event) {
   if (names.size > 2 * event.byKey.size + KEPT) for (const key of names.keys()) if (!event.byKey.has(key)) names.delete(key);
   trouble("");
   if (!before) return;
-  if (before.start !== event.start) say(event.start ? "counting started" : "counting stopped");
-  if (BigInt(event.uncounted) > BigInt(before.uncounted)) say(`${whole.format(BigInt(event.uncounted))} packets uncounted`);
+  if (before.start !== event.start) say("state", event.start ? "counting started" : "counting stopped");
+  if (BigInt(event.uncounted) > BigInt(before.uncounted)) say("uncounted", `${whole.format(BigInt(event.uncounted))} packets uncounted`);
 }
 
 // trouble shows why there are no figures, if there are none.
@@ -190,42 +190,48 @@ function connect() {
   };
 }
 
-// awake looks after a sleep, or a long time without timers, whether the connection is still one.
+// awake is for a page that may have slept: what has come in the meantime is yet to be delivered.
 function awake() {
-  if (document.hidden) return;
-  if (source.readyState === EventSource.CLOSED || performance.now() - heard > SILENCE) {
+  heard = performance.now();
+  if (source.readyState === EventSource.CLOSED) connect();
+  if (!document.hidden) drawNow();
+}
+
+// watch takes a connection for dead on which nothing comes, though nobody has closed it.
+function watch() {
+  if (performance.now() - heard > SILENCE) {
     lost ??= Date.now();
     connect();
+    link();
   }
-  drawNow();
 }
 
 function link() {
   const badge = $("link");
   const [state, text] = lost
     ? ["lost", `reconnecting since ${clock.format(lost)}`]
-    : paused ? ["wait", "paused"] : past.last || heard ? ["live", "live"] : ["wait", "connecting"];
+    : paused ? ["wait", "paused"] : source.readyState === EventSource.OPEN ? ["live", "live"] : ["wait", "connecting"];
   if (badge.dataset.state !== state && (state === "lost" || badge.dataset.state === "lost")) {
-    say(state === "lost" ? "connection lost" : "connected again");
+    say("connection", state === "lost" ? "connection lost" : "connected again");
   }
   badge.dataset.state = state;
   set(badge, text);
 }
 
-// say tells a screen reader, in one go and at most every 5 seconds.
-let words = [];
+// say tells a screen reader what is new, the latest of each topic, at most every 5 seconds.
+const news = new Map();
 let saying = 0;
-function say(text) {
-  words.push(text);
-  if (words.length > 4) words.shift();
-  saying ||= setTimeout(() => {
-    set($("status"), words.join("; "));
-    words = [];
-    saying = setTimeout(() => {
-      saying = 0;
-      if (words.length) say(words.pop());
-    }, 5000);
-  }, 200);
+function say(topic, text) {
+  news.set(topic, text);
+  saying ||= setTimeout(speak, 200);
+}
+function speak() {
+  set($("status"), [...news.values()].join("; "));
+  news.clear();
+  saying = setTimeout(() => {
+    saying = 0;
+    if (news.size) speak();
+  }, 5000);
 }
 
 // ---- drawing
@@ -684,7 +690,7 @@ document.addEventListener("visibilitychange", awake);
 document.addEventListener("resume", awake);
 window.addEventListener("pageshow", awake);
 window.addEventListener("online", awake);
-setInterval(awake, 5000);
+setInterval(watch, 5000);
 
 theme(stored());
 set($("host"), location.host);
