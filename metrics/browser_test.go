@@ -23,12 +23,11 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"kstat/fs"
+	"kstat/hook"
 	chromium "kstat/lab/browser"
 	"kstat/lab/sandbox"
 	"kstat/lab/traffic"
-
-	"kstat/fs"
-	"kstat/hook"
 	"kstat/stats"
 )
 
