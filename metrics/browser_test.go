@@ -340,16 +340,17 @@ func testRestart(t *testing.T, tab *chromium.Tab) {
 	s.events <- sample("b", 7+60, 90, 0) // a minute without events
 	s.events <- sample("b", 7+61, 95, 0)
 	s.events <- sample("b", 7+62, 90, 0) // back within one daemon: nothing does that, and it is no rate
-	await(t, tab, `past.last.time === %d && $("link").dataset.state === "live"`, second(69))
+	s.events <- sample("c", 7+63, 99, 0) // another daemon, that has counted more already
+	await(t, tab, `past.last.time === %d && $("link").dataset.state === "live"`, second(70))
 	is(t, "the rates", eval[[]*float64](t, tab, `past.samples.map(({ rates }) => rates && (rates.get("tcp ipv4")?.packets ?? 0))`),
-		[]*float64{nil, num(100), num(100), num(100), num(100), nil, num(30), nil, num(5), nil})
-	is(t, "gaps that are drawn", eval[int](t, tab, `(drawNow(), document.querySelectorAll("#chart .nodata").length)`), 3)
+		[]*float64{nil, num(100), num(100), num(100), num(100), nil, num(30), nil, num(5), nil, nil})
+	is(t, "gaps that are drawn", eval[int](t, tab, `(drawNow(), document.querySelectorAll("#chart .nodata").length)`), 4)
 
-	s.events <- string(message("trouble", trouble{second(70), "the figures cannot be read: broken"}))
+	s.events <- string(message("trouble", trouble{second(71), "the figures cannot be read: broken"}))
 	await(t, tab, `!$("trouble").hidden && $("trouble").textContent === "the figures cannot be read: broken"`)
-	s.events <- sample("b", 71, 100, 0)
+	s.events <- sample("c", 72, 100, 0)
 	await(t, tab, `$("trouble").hidden`)
-	s.events <- sample("b", 1, 100, 0) // the host's clock was set back
+	s.events <- sample("c", 1, 100, 0) // the host's clock was set back
 	await(t, tab, `past.samples.length === 1`)
 }
 
@@ -388,7 +389,14 @@ func testControl(t *testing.T, tab *chromium.Tab) {
 	do(t, tab, chromedp.Reload())
 	await(t, tab, `!$("control").hidden && !$("controls").hidden && $("token-form").hidden`)
 	do(t, tab, chromedp.Click("#forget", chromedp.ByQuery))
-	is(t, "the session then", eval[string](t, tab, `JSON.stringify(sessionStorage)`), "{}")
+	const session = `JSON.stringify(sessionStorage)`
+	is(t, "the session then", eval[string](t, tab, session), "{}")
+
+	// A token that is none any more is asked for again.
+	do(t, tab, chromedp.Evaluate(`unlock("old")`, nil), chromedp.Click("#start", chromedp.ByQuery))
+	said(true, "not the token that kstatd was started with")
+	await(t, tab, `!$("token-form").hidden && $("controls").hidden`)
+	is(t, "the session then", eval[string](t, tab, session), "{}")
 }
 
 // testReadOnly: without a token there is nothing to press.

@@ -73,8 +73,7 @@ func (s *stream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn := http.NewResponseController(w)
-	_ = conn.SetWriteDeadline(time.Time{}) // the server's are for answers that end
-	_ = conn.SetReadDeadline(time.Time{})
+	_ = conn.SetWriteDeadline(time.Time{}) // the server's is for answers that end
 	l := s.join(conn)
 	if l == nil {
 		header.Set("Retry-After", "10")

@@ -239,7 +239,7 @@ function speak() {
 let asked = 0;
 function draw() {
   titled();
-  if (!document.hidden) asked ||= requestAnimationFrame(drawNow);
+  asked ||= requestAnimationFrame(drawNow);
 }
 
 function drawNow() {
