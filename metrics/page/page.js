@@ -67,7 +67,8 @@ class History {
   add(event) {
     const before = this.last;
     const passed = before ? event.time - before.time : 0;
-    if (before && passed <= 0) this.samples = []; // the host's clock was set back
+    if (before?.epoch === event.epoch && passed === 0) return; // the latest one again, as after a reconnection
+    if (passed < 0) this.samples = []; // the host's clock was set back
     this.samples.push({ time: event.time, rates: this.rates(before, event, passed) });
     this.last = event;
     while (this.samples.length > KEPT || this.samples[0].time < event.time - SPAN) this.samples.shift();
