@@ -329,7 +329,7 @@ func testRestart(t *testing.T, tab *chromium.Tab) {
 	s.status.Store(http.StatusServiceUnavailable)
 	asked := s.asked.Load()
 	s.events <- ""
-	await(t, tab, `source.readyState === EventSource.CLOSED`)
+	await(t, tab, `source.readyState === EventSource.CLOSED && retry > 0`) // the browser has given up, the page has not
 	is(t, "the connection's state", eval[string](t, tab, `$("link").dataset.state + " " + $("link").textContent.replace(/[0-9].*/, "")`), "lost reconnecting since ")
 	if s.asked.Load() == asked {
 		t.Error("the page did not come back")

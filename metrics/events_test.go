@@ -281,6 +281,39 @@ func TestOncePerSecond(t *testing.T) {
 	})
 }
 
+// A document that was asked for by those who have left is not shown to those
+// who came after them.
+func TestLateDocument(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late, asked := make(chan struct{}), 0
+		s := newStream(func() ([]byte, error) {
+			asked++
+			n := asked
+			if n == 1 {
+				<-late
+			}
+			return fmt.Appendf(nil, `{"nout": %d}`, n), nil
+		}, false)
+		ctx, cancel := context.WithCancel(t.Context())
+		first, firstOver := open(ctx, s)
+		<-first.writes
+		cancel()
+		synctest.Wait()
+
+		ctx, cancel = context.WithCancel(t.Context())
+		second, secondOver := open(ctx, s)
+		<-second.writes
+		<-second.writes
+		close(late)
+		<-firstOver
+		if text := <-second.writes; !strings.Contains(text, `"nout":"3"`) {
+			t.Errorf("behind the document of its own run came %q", text)
+		}
+		cancel()
+		<-secondOver
+	})
+}
+
 // A document that takes its time leaves signs of life.
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
