@@ -154,15 +154,15 @@ func (s *stream) dropLocked(l *listener) {
 	}
 }
 
-// produce makes an event once per interval, from now on until the run ends.
+// produce makes an event, and another one an interval after each, until the run
+// ends. A ticker would make two at a time after a document that took long, and
+// the rate of a moment is noise.
 func (s *stream) produce(r *run) {
 	defer close(r.over)
-	tick := time.NewTicker(s.interval)
-	defer tick.Stop()
 	for {
 		s.send(s.next(), r)
 		select {
-		case <-tick.C:
+		case <-time.After(s.interval):
 		case <-r.stop:
 			return
 		}

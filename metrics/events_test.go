@@ -281,6 +281,27 @@ func TestOncePerSecond(t *testing.T) {
 	})
 }
 
+// Two events are never closer than a second, however long a document takes.
+func TestSlowDocument(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(func() ([]byte, error) {
+			time.Sleep(2500 * time.Millisecond)
+			return []byte(`{}`), nil
+		}, false)
+		ctx, cancel := context.WithCancel(t.Context())
+		r, over := open(ctx, s)
+		<-r.writes
+		<-r.writes
+		for range 5 {
+			began := time.Now()
+			<-r.writes
+			is(t, "the time between two events", time.Since(began), 3500*time.Millisecond)
+		}
+		cancel()
+		<-over
+	})
+}
+
 // A document that was asked for by those who have left is not shown to those
 // who came after them.
 func TestLateDocument(t *testing.T) {
