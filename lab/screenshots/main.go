@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -45,7 +46,9 @@ func main() {
 	flag.Parse()
 	inside, status, err := sandbox.Reexec()
 	if err == nil && inside {
-		err = take(*kstatd, *folder, *length)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		err = take(ctx, *kstatd, *folder, *length)
+		stop()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "screenshots:", err)
@@ -54,8 +57,9 @@ func main() {
 	os.Exit(status)
 }
 
-// take takes all pictures.
-func take(kstatd, folder string, length time.Duration) (err error) {
+// take takes all pictures. When ctx ends before that, it clears away what it has
+// begun.
+func take(ctx context.Context, kstatd, folder string, length time.Duration) (err error) {
 	for _, thing := range []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables} {
 		if err := sandbox.Missing(thing); err != nil {
 			return err
@@ -110,7 +114,7 @@ func take(kstatd, folder string, length time.Duration) (err error) {
 		return err
 	}
 	fmt.Printf("%v of traffic …\n", length)
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(ctx)
 	sent := make(chan error, 1)
 	go func() { sent <- send(ctx, peer) }()
 	defer func() {
@@ -119,6 +123,8 @@ func take(kstatd, folder string, length time.Duration) (err error) {
 	}()
 	select {
 	case <-time.After(length):
+	case <-ctx.Done():
+		return errors.New("interrupted")
 	case err := <-sent:
 		sent <- nil
 		return err
