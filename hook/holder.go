@@ -38,10 +38,6 @@ func QueueHolder(queue uint16) (who string, kstatd bool) {
 	return who, false
 }
 
-// SocketHolder says which process has the socket of an inode open, as "pid 12
-// (name)", or "" if none can be seen to.
-func SocketHolder(inode string) string { return socketHolder(inode) }
-
 // queueHolder says who is bound to queue, as "pid 12 (name)", or "" if nobody
 // can be seen to be.
 func queueHolder(queue uint16) string {
