@@ -192,7 +192,7 @@ func (s *stream) send(event []byte, r *run) {
 
 // next makes an event of the figures of now.
 func (s *stream) next() []byte {
-	text, err := s.document()
+	text, err := s.text()
 	now := time.Now() // what is slow comes before the look at the figures
 	e := event{Epoch: s.epoch, Time: now.UnixMilli(), Control: s.control}
 	if err == nil {
@@ -202,6 +202,17 @@ func (s *stream) next() []byte {
 		return message("trouble", trouble{now.UnixMilli(), "the figures cannot be read: " + oneLine(err.Error())})
 	}
 	return message("", &e)
+}
+
+// text returns the document. If that panics it is an error, as it would be in a
+// handler: packets are counted in this process.
+func (s *stream) text() (text []byte, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = fmt.Errorf("panic: %v", reason)
+		}
+	}()
+	return s.document()
 }
 
 // message renders a server-sent event of a kind; "" is the usual one.

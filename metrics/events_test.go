@@ -483,6 +483,7 @@ func TestEventsEndWithTheServer(t *testing.T) {
 }
 
 func TestFiguresCannotBeRead(t *testing.T) {
+	errPanic := errors.New("instead of this, a panic")
 	for _, test := range []struct {
 		text []byte
 		err  error
@@ -491,8 +492,14 @@ func TestFiguresCannotBeRead(t *testing.T) {
 		{nil, fmt.Errorf("read counters:\n%w", syscall.EPERM), "read counters: operation not permitted"},
 		{[]byte(`{"nout": -1}`), nil, "stats.json: json: cannot unmarshal number -1 into Go struct field .NOut of type uint64"},
 		{nil, nil, "stats.json: unexpected end of JSON input"},
+		{nil, errPanic, "panic: boom"},
 	} {
-		s := newStream(func() ([]byte, error) { return test.text, test.err }, false)
+		s := newStream(func() ([]byte, error) {
+			if test.err == errPanic {
+				panic("boom")
+			}
+			return test.text, test.err
+		}, false)
 		next := listen(t, server(t, s))
 		next()
 		text := next()
