@@ -105,7 +105,7 @@ class History {
 }
 
 const past = new History();
-const names = new Map(); // key: { name, family }
+const names = new Map(); // key: the latest figures of a protocol and family
 
 // ---- what the reader has chosen
 
