@@ -27,7 +27,7 @@ export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
 disown := if [ "$$(id -u)" = 0 ]; then chown -hR --reference=. bin; fi
 
 build: ## build bin/kstatd and bin/kstat
-	@$(go) build -trimpath -ldflags "-X main.buildVersion=$$(tools/version)" -o bin/ ./cmd/...
+	@$(go) build -trimpath -ldflags "-X kstat/version.stamp=$$(tools/version)" -o bin/ ./cmd/...
 	@$(disown)
 
 generate: ## compile hook/bpf/count.c (needs clang-16 and llvm-16; the objects are committed, so nobody else needs them)

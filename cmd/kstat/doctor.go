@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"kstat/lab/doctor"
+	"kstat/version"
 )
 
 // doctorCommand examines the machine. It exits with 0 if everything that was
 // asked for works, and with 1 if not.
 func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
-	config := doctor.Config{Version: version()}
+	config := doctor.Config{Version: version.String()}
 	asJSON := flags.Bool("json", false, "write JSON; --schema describes it")
 	schema := flags.Bool("schema", false, "print the JSON schema of --json, and end")
 	verbose := flags.Bool("v", false, "show the details of what works, too")

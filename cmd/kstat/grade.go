@@ -15,6 +15,7 @@ import (
 
 	"kstat/lab/grade"
 	"kstat/lab/world"
+	"kstat/version"
 )
 
 // grading is what the command line of kstat grade says.
@@ -137,7 +138,7 @@ func (g *grading) run() (int, error) {
 	if ctx.Err() != nil {
 		return 0, errors.New("interrupted, and nothing is reported")
 	}
-	report.Version = version()
+	report.Version = version.String()
 	err = report.Write(out, g.format, grade.ScreenOf(out))
 	if g.output != "" {
 		err = errors.Join(err, out.Close(), report.Write(os.Stdout, grade.Text, grade.ScreenOf(os.Stdout)))

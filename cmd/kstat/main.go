@@ -10,13 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 
 	"kstat/lab/doctor"
 	"kstat/lab/kmod"
 	"kstat/lab/world"
+	"kstat/version"
 )
 
 // A command is what comes first behind kstat.
@@ -64,7 +64,7 @@ func dispatch(args []string) int {
 		fmt.Print(help())
 		return 0
 	case "version", "--version":
-		fmt.Println("kstat", version())
+		fmt.Println("kstat", version.String())
 		return 0
 	}
 	for _, c := range commands {
@@ -143,19 +143,4 @@ func ko(c *command, flags *flag.FlagSet) func([]string) int {
 		}
 		return 0
 	}
-}
-
-// buildVersion is set by the linker.
-var buildVersion string
-
-// version returns what was built: the linker's word, else what the go command
-// recorded.
-func version() string {
-	if buildVersion != "" {
-		return buildVersion
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -11,6 +11,7 @@ import (
 
 	"kstat/lab/mutant"
 	"kstat/lab/world"
+	"kstat/version"
 )
 
 // worldFlags are the flags that say what a world is like.
@@ -22,7 +23,7 @@ type worldFlags struct {
 
 func (w *worldFlags) add(flags *flag.FlagSet) {
 	w.config = world.Default()
-	w.config.Version = version()
+	w.config.Version = version.String()
 	flags.Func("hook", "count packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)", w.config.SetHook)
 	flags.Func("net", "`new`: a network of its own with lo alone, or host: that of the host, which needs root (default new)", func(s string) error {
 		if s != "new" && s != "host" {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"kstat/fs"
+	"kstat/version"
 )
 
 // Exit statuses.
@@ -31,7 +32,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "kstatd: %v (kstatd --help lists the flags)\n", err)
 		os.Exit(exitUsage)
 	case o.version:
-		fmt.Println("kstatd", version())
+		fmt.Println("kstatd", version.String())
 		return
 	}
 	lines := newLines(os.Stderr)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -148,19 +147,4 @@ figures as files. Runs in the foreground and needs root. SIGTERM ends it.
 Then: cat DIR/nout; echo 1 > DIR/start; echo 10 > DIR/counter; cat DIR/protocols
 `)
 	return b.String()
-}
-
-// buildVersion is set by the linker.
-var buildVersion string
-
-// version returns what was built: the linker's word, else what the go command
-// recorded.
-func version() string {
-	if buildVersion != "" {
-		return buildVersion
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

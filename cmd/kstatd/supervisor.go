@@ -18,6 +18,7 @@ import (
 
 	"kstat/fs"
 	"kstat/hook"
+	"kstat/version"
 )
 
 // How the supervisor treats its workers.
@@ -351,7 +352,7 @@ func (s *supervisor) attend(ctx context.Context, w *worker, first bool) (live bo
 func (s *supervisor) announce() {
 	o := s.options
 	s.log.Info("ready", "mount", o.mount, "hook", o.hook.Point, "engine", s.holding.Kind(),
-		"started", s.state.started.Load(), "pid", os.Getpid(), "version", version())
+		"started", s.state.started.Load(), "pid", os.Getpid(), "version", version.String())
 	notify(s.log, daemon.SdNotifyReady)
 }
 

@@ -12,6 +12,7 @@ import (
 	"kstat/hook"
 	"kstat/metrics"
 	"kstat/stats"
+	"kstat/version"
 )
 
 // newWeb returns what answers the HTTP requests that arrive at the sockets,
@@ -60,7 +61,7 @@ func newSource(o *options, engine *engine, tree *fs.Tree) *metrics.Source {
 		Healthy:  engine.state.healthy,
 		Hook:     engine.Point(),
 		Engine:   engine.Name(),
-		Version:  version(),
+		Version:  version.String(),
 		Born:     time.Unix(0, engine.state.born.Load()),
 		Document: tree.File("stats.json").Read,
 		Write:    func(file string, text []byte) error { return tree.File(file).Write(text) },

@@ -14,6 +14,7 @@ import (
 	"kstat/fs"
 	"kstat/hook"
 	"kstat/stats"
+	"kstat/version"
 )
 
 // What a worker tells whoever runs it.
@@ -90,7 +91,7 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 		Names:   names,
 		Health:  engine.health,
 		PID:     pid,
-		Version: version(),
+		Version: version.String(),
 		Log:     log,
 	}
 	now := time.Now()
