@@ -48,6 +48,7 @@ type file struct {
 	read  func(*Tree) ([]byte, error)
 	write func(*Tree, []byte) error
 	watch func(*Tree) (*stats.Watcher, error)
+	about string // for people, see Entry
 }
 
 // of returns the file of a tree.
@@ -80,38 +81,39 @@ func (t *Tree) Root() gofs.InodeEmbedder { return &root{tree: t} }
 var files = []file{
 	{name: "nout", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		return line(t.Table.Snapshot().Published(stats.TCP).Packets), nil
-	}},
+	}, about: "outgoing TCP packets, IPv4 and IPv6 together, as of the last publication"},
 	{name: "counter", mode: 0o644, read: func(t *Tree) ([]byte, error) {
 		return line(t.Table.Counter()), nil
-	}, write: (*Tree).storeCounter},
+	}, write: (*Tree).storeCounter, about: "publish after this many packets of any protocol"},
 	{name: "start", mode: 0o644, size: pageSize, read: func(t *Tree) ([]byte, error) {
 		return line(t.started()), nil
-	}, write: (*Tree).storeStart},
-	{name: "reset", mode: 0o200, write: (*Tree).storeReset},
+	}, write: (*Tree).storeStart, about: "1: counting; 0: not. 0 after the daemon has started, unless `--start`"},
+	{name: "reset", mode: 0o200, write: (*Tree).storeReset, about: "write `1`: published and pending figures become 0"},
 	{name: "pending", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		return line(t.Table.Snapshot().Pending), nil
-	}},
+	}, about: "packets since the last publication, live"},
 	{name: "uncounted", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		n, err := t.Engine.Uncounted()
 		return line(n), err
-	}},
+	}, about: "packets that passed the hook while started and were not counted, live"},
 	{name: "hook", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		return []byte(t.Engine.Point() + "\n"), nil
-	}},
+	}, about: "where packets are seen"},
 	{name: "engine", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		return []byte(t.Engine.Name() + "\n"), nil
-	}},
+	}, about: "what sees them"},
 	{name: "protocols", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		return protocolTable(t.Table.Snapshot(), t.Names), nil
-	}},
+	}, about: "published packets and bytes by protocol and family"},
 	{name: "stats.json", mode: 0o444, read: func(t *Tree) ([]byte, error) {
 		d, err := t.document()
 		if err != nil {
 			return nil, err
 		}
 		return d.render()
-	}},
-	{name: "watch", mode: 0o444, watch: func(t *Tree) (*stats.Watcher, error) { return t.Table.Watch() }},
+	}, about: "all of it, published and live; also what has gone wrong and was mended"},
+	{name: "watch", mode: 0o444, watch: func(t *Tree) (*stats.Watcher, error) { return t.Table.Watch() },
+		about: "a read waits for the next publication: its number, `nout`, packets of all protocols, nanoseconds since 1970"},
 }
 
 // protocolsDir holds a folder per protocol. All of them can be opened; those
@@ -127,9 +129,32 @@ func protocolFiles(p stats.Protocol) []file {
 		}
 	}
 	return []file{
-		{name: "packets", mode: 0o444, read: figure(func(f stats.Figures) uint64 { return f.Packets })},
-		{name: "bytes", mode: 0o444, read: figure(func(f stats.Figures) uint64 { return f.Bytes })},
+		{name: "packets", mode: 0o444, read: figure(func(f stats.Figures) uint64 { return f.Packets }),
+			about: "published packets of one protocol, both families together"},
+		{name: "bytes", mode: 0o444, read: figure(func(f stats.Figures) uint64 { return f.Bytes }),
+			about: "published bytes of one protocol, both families together"},
 	}
+}
+
+// Entry is what people are told of a file: the manual page is made of it, and the
+// README's table is held to it.
+type Entry struct {
+	Path  string // below the mount point; NAME stands for a protocol's
+	Mode  uint32
+	About string // one line, what is literal in backquotes
+}
+
+// Files returns what there is in a tree.
+func Files() []Entry {
+	var entries []Entry
+	add := func(folder string, files []file) {
+		for _, f := range files {
+			entries = append(entries, Entry{Path: folder + f.name, Mode: f.mode, About: f.about})
+		}
+	}
+	add("", files)
+	add(protocolsDir+"/NAME/", protocolFiles(stats.TCP))
+	return entries
 }
 
 func (t *Tree) storeCounter(text []byte) error {

@@ -50,7 +50,7 @@ func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
 			}
 			switch {
 			case errors.Is(err, flag.ErrHelp):
-				fmt.Print(c.help(flags))
+				fmt.Print(c.program().Help())
 				return 0
 			case err != nil:
 				return c.misuse("%v", err)

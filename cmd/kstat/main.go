@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"kstat/lab/doctor"
 	"kstat/lab/kmod"
@@ -56,34 +55,24 @@ func main() {
 
 func dispatch(args []string) int {
 	if len(args) == 0 {
-		fmt.Fprint(os.Stderr, help())
+		fmt.Fprint(os.Stderr, whole().Help())
 		return exitUsage
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		fmt.Print(help())
+		fmt.Print(whole().Help())
 		return 0
 	case "version", "--version":
 		fmt.Println("kstat", version.String())
 		return 0
 	}
-	for _, c := range commands {
+	for _, c := range slices.Concat(commands, selfCommands()) {
 		if c.name == args[0] {
 			return c.main(args[1:])
 		}
 	}
 	fmt.Fprintf(os.Stderr, "kstat: there is no command %q (kstat help lists them)\n", args[0])
 	return exitUsage
-}
-
-func help() string {
-	var b strings.Builder
-	b.WriteString("usage: kstat COMMAND …\n\n")
-	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-8s %s\n", c.name, c.about)
-	}
-	b.WriteString("  help     show this\n  version  say the version\n\nkstat COMMAND --help lists a command's flags.\n")
-	return b.String()
 }
 
 // main runs the command and returns the exit status.
@@ -93,7 +82,7 @@ func (c *command) main(line []string) int {
 	flags.Usage = func() {}
 	switch err := flags.Parse(line); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Print(c.help(flags))
+		fmt.Print(c.program().Help())
 		return 0
 	case err != nil:
 		return c.misuse("%v", err)
@@ -111,20 +100,6 @@ func (c *command) flags() (*flag.FlagSet, func([]string) int) {
 func (c *command) misuse(format string, args ...any) int {
 	fmt.Fprintf(os.Stderr, "kstat %s: %s (kstat %s --help lists the flags)\n", c.name, fmt.Sprintf(format, args...), c.name)
 	return exitUsage
-}
-
-func (c *command) help(flags *flag.FlagSet) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "usage: kstat %s %s\n\n%s%s.\n\n", c.name, c.synopsis, strings.ToUpper(c.about[:1]), c.about[1:])
-	flags.VisitAll(func(f *flag.Flag) {
-		argument, usage := flag.UnquoteUsage(f)
-		dashes := "--"
-		if len(f.Name) == 1 {
-			dashes = "-"
-		}
-		fmt.Fprintf(&b, "  %-20s %s\n", strings.TrimSpace(dashes+f.Name+" "+argument), usage)
-	})
-	return b.String()
 }
 
 // ko writes the stand-in for kstat.ko.

@@ -25,7 +25,7 @@ func (w *worldFlags) add(flags *flag.FlagSet) {
 	w.config = world.Default()
 	w.config.Version = version.String()
 	flags.Func("hook", "count packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)", w.config.SetHook)
-	flags.Func("net", "`new`: a network of its own with lo alone, or host: that of the host, which needs root (default new)", func(s string) error {
+	flags.Func("net", "give it the `NETWORK`: new, with lo alone, or host, that of the host, which needs root (default new)", func(s string) error {
 		if s != "new" && s != "host" {
 			return errors.New("take new or host")
 		}

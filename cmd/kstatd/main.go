@@ -26,13 +26,19 @@ func main() {
 	o, err := parseFlags(os.Args[1:])
 	switch {
 	case errors.Is(err, errHelp):
-		fmt.Print(o.help())
+		fmt.Print(program().Help())
 		return
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "kstatd: %v (kstatd --help lists the flags)\n", err)
 		os.Exit(exitUsage)
 	case o.version:
 		fmt.Println("kstatd", version.String())
+		return
+	case o.print != nil:
+		if err := o.print(); err != nil {
+			fmt.Fprintf(os.Stderr, "kstatd: %v\n", err)
+			os.Exit(exitFailure)
+		}
 		return
 	}
 	lines := newLines(os.Stderr)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 
 	"kstat/hook"
 	"kstat/stats"
@@ -20,6 +19,7 @@ type options struct {
 	start   bool
 	version bool
 	hook    hook.Config
+	print   func() error // instead of counting: a page, or a completion
 
 	listen    []address
 	tokenFile string
@@ -29,8 +29,9 @@ type options struct {
 
 var errHelp = flag.ErrHelp
 
-// parseFlags reads the command line. Its error is one line.
-func parseFlags(args []string) (*options, error) {
+// declareFlags returns the options as they are unless the command line, parsed
+// by their flags, says otherwise.
+func declareFlags() *options {
 	o := &options{
 		counter: stats.DefaultCounter,
 		hook:    hook.Config{Point: hook.Postrouting, Queues: 1, QueueLen: hook.DefaultQueueLen},
@@ -39,7 +40,7 @@ func parseFlags(args []string) (*options, error) {
 	f := o.flags
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
-	f.Func("mount", "mount the tree on `DIR`, which is made if it is missing", into(&o.mount, directory))
+	f.Func("mount", "mount the tree on `DIR`, which is made if it is missing (default mnt/kstat where there is a directory mnt, else /run/kstat)", into(&o.mount, directory))
 	f.Func("engine", "see them by `ENGINE`: nfqueue, bpf (in the kernel, Linux 6.4) or auto, which is bpf where it works (default nfqueue)",
 		into(&o.hook.Engine, hook.ParseKind))
 	f.Func("hook", "see packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)",
@@ -64,7 +65,17 @@ func parseFlags(args []string) (*options, error) {
 		})
 	f.Func("token-file", "let whoever has the token in `FILE` start, stop and reset over HTTP (default: nobody)", into(&o.tokenFile, tokenFile))
 	f.BoolVar(&o.version, "version", false, "say the version and end")
+	f.Func("manual", "print the manual `PAGE` kstatd.8 or kstat.5 for man -l -, and end",
+		into(&o.print, printPage))
+	f.Func("completion", "print how `SHELL` completes kstatd's flags, and end: bash, zsh or fish",
+		into(&o.print, printCompletion))
+	return o
+}
 
+// parseFlags reads the command line. Its error is one line.
+func parseFlags(args []string) (*options, error) {
+	o := declareFlags()
+	f := o.flags
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -125,26 +136,4 @@ func defaultMount() string {
 		return "mnt/kstat"
 	}
 	return "/run/kstat"
-}
-
-func (o *options) help() string {
-	var b strings.Builder
-	b.WriteString(`usage: kstatd [FLAG]…
-
-Counts the packets that pass a netfilter hook, by protocol, and serves the
-figures as files. Runs in the foreground and needs root. SIGTERM ends it.
-
-`)
-	o.flags.VisitAll(func(f *flag.Flag) {
-		argument, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(&b, "  %-24s %s", strings.TrimSpace("--"+f.Name+" "+argument), usage)
-		if f.Name == "mount" {
-			fmt.Fprintf(&b, " (default %s here)", defaultMount())
-		}
-		b.WriteByte('\n')
-	})
-	b.WriteString(`
-Then: cat DIR/nout; echo 1 > DIR/start; echo 10 > DIR/counter; cat DIR/protocols
-`)
-	return b.String()
 }

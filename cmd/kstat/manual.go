@@ -1,0 +1,102 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"kstat/lab/doctor"
+	"kstat/manual"
+	"kstat/version"
+)
+
+// selfCommands are the commands that are about all commands, and so cannot be
+// among them.
+func selfCommands() []*command {
+	return []*command{
+		{"completion", strings.Join(manual.Shells(), " | "), "print how a shell completes kstat's command lines", completion},
+		{"manual", "[PAGE]", "print a page of the manual, or list the pages", manualPage},
+	}
+}
+
+// whole is what the manual knows of kstat. Its flags are of their own.
+func whole() *manual.Program {
+	p := &manual.Program{
+		Name:     "kstat",
+		Section:  1,
+		Synopsis: "COMMAND …",
+		About:    "run and grade what uses the files of the KSTAT kernel module",
+	}
+	for _, c := range commands {
+		p.Commands = append(p.Commands, c.program())
+	}
+	for _, c := range selfCommands() {
+		p.Commands = append(p.Commands, c.program())
+	}
+	p.Commands = append(p.Commands,
+		&manual.Program{Name: "kstat help", About: "list the commands"},
+		&manual.Program{Name: "kstat version", About: "say the version"})
+	for _, c := range p.Commands {
+		switch c.Name {
+		case "kstat completion":
+			c.Words = manual.Shells()
+		case "kstat doctor":
+			for _, feature := range doctor.Features() {
+				c.Words = append(c.Words, string(feature))
+			}
+		case "kstat manual":
+			c.Words = manual.Names(p.Pages())
+		}
+	}
+	return p
+}
+
+func (c *command) program() *manual.Program {
+	flags, _ := c.flags()
+	return &manual.Program{Name: "kstat " + c.name, Section: 1, Synopsis: c.synopsis, About: c.about, Flags: flags}
+}
+
+func completion(c *command, flags *flag.FlagSet) func([]string) int {
+	return func([]string) int {
+		if flags.NArg() != 1 {
+			return c.misuse("name one shell: %s", strings.Join(manual.Shells(), ", "))
+		}
+		script, err := whole().Completion(flags.Arg(0))
+		if err != nil {
+			return c.misuse("%v", err)
+		}
+		return c.print(os.Stdout.WriteString(script))
+	}
+}
+
+func manualPage(c *command, flags *flag.FlagSet) func([]string) int {
+	return func([]string) int {
+		pages := whole().Pages()
+		switch flags.NArg() {
+		case 0:
+			return c.print(fmt.Println(strings.Join(manual.Names(pages), "\n")))
+		case 1:
+		default:
+			return c.misuse("%q is one too many: name one page", flags.Arg(1))
+		}
+		page, err := manual.Find(pages, flags.Arg(0))
+		if err != nil {
+			return c.misuse("%v", err)
+		}
+		edition, err := manual.NewEdition(version.String(), os.Getenv("SOURCE_DATE_EPOCH"))
+		if err == nil {
+			err = page.Write(os.Stdout, edition)
+		}
+		return c.print(0, err)
+	}
+}
+
+// print returns the exit status of a command that has printed something.
+func (c *command) print(_ int, err error) int {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
+		return exitFailure
+	}
+	return 0
+}
