@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := build
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: build generate run demo test race fuzz faults soak bench screenshots lint fmt check clean help
+.PHONY: build install uninstall man completions packages release generate run demo test race fuzz faults soak bench screenshots lint fmt check clean help
 .PHONY: summary fmt-check vet staticcheck arrows vuln modules manifests
 
 go := tools/go
@@ -24,10 +24,54 @@ export CGO_ENABLED := 0
 export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
 
 # What root made in somebody's checkout is theirs, so that they can remove it.
-disown := if [ "$$(id -u)" = 0 ]; then chown -hR --reference=. bin; fi
+disown := if [ "$$(id -u)" = 0 ]; then for d in bin dist; do [ ! -d $$d ] || chown -hR --reference=. $$d; done; fi
 
 build: ## build bin/kstatd and bin/kstat
 	@$(go) build -trimpath -ldflags "-X kstat/version.stamp=$$(tools/version)" -o bin/ ./cmd/...
+	@$(disown)
+
+# Where things go, by GNU's names: make install PREFIX=/usr DESTDIR=/tmp/root.
+DESTDIR ?=
+PREFIX ?= /usr/local
+bindir ?= $(PREFIX)/bin
+sbindir ?= $(PREFIX)/sbin
+datadir ?= $(PREFIX)/share
+mandir ?= $(datadir)/man
+docdir ?= $(datadir)/doc/kstatd
+unitdir ?= $(PREFIX)/lib/systemd/system
+tmpfilesdir ?= $(PREFIX)/lib/tmpfiles.d
+bashcompdir ?= $(datadir)/bash-completion/completions
+zshcompdir ?= $(datadir)/zsh/site-functions
+fishcompdir ?= $(datadir)/fish/vendor_completions.d
+stage = BIN=bin SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(tools/version --epoch)} $(foreach d,bindir sbindir mandir docdir unitdir tmpfilesdir bashcompdir zshcompdir fishcompdir,$(d)='$($(d))') tools/stage
+
+install: build ## build, and install it below PREFIX=/usr/local, with pages, completions and the service's unit
+	@set -e; stage=$$(mktemp -d); trap 'rm -rf "$$stage"' EXIT; $(stage) "$$stage"; \
+	(cd "$$stage" && find . -type f -printf '%m %P\n') | while read -r mode file; do install -D -m "$$mode" "$$stage/$$file" '$(DESTDIR)'/"$$file"; done; \
+	[ -n '$(DESTDIR)' ] || echo 'installed below $(PREFIX); as a service: systemctl daemon-reload && systemctl enable --now kstatd'
+
+uninstall: build ## remove what make install, with the same PREFIX, has put there
+	@set -e; stage=$$(mktemp -d); trap 'rm -rf "$$stage"' EXIT; $(stage) "$$stage"; \
+	(cd "$$stage" && find . -type f -printf '%P\n') | while read -r file; do rm -f '$(DESTDIR)'/"$$file"; done; \
+	[ ! -d '$(DESTDIR)$(docdir)' ] || find '$(DESTDIR)$(docdir)' -depth -type d -exec rmdir --ignore-fail-on-non-empty {} +
+
+man: build ## the manual pages, in bin/man
+	@rm -rf bin/man; mkdir -p bin/man; epoch=$${SOURCE_DATE_EPOCH:-$$(tools/version --epoch)}; export SOURCE_DATE_EPOCH=$$epoch; set -e; \
+	for page in $$(bin/kstat manual); do bin/kstat manual $$page > bin/man/$$page; done; \
+	for page in kstatd.8 kstat.5; do bin/kstatd --manual $$page > bin/man/$$page; done
+	@$(disown)
+
+completions: build ## completions for bash, zsh and fish, in bin/completions
+	@rm -rf bin/completions; mkdir -p bin/completions; set -e; \
+	for shell in bash zsh fish; do bin/kstat completion $$shell > bin/completions/kstat.$$shell; bin/kstatd --completion $$shell > bin/completions/kstatd.$$shell; done
+	@$(disown)
+
+packages: ## a .deb and an .rpm for this machine, in dist/
+	@tools/release packages
+	@$(disown)
+
+release: ## what a release has, for amd64 and arm64, in dist/ (refused if there are changes)
+	@tools/release all
 	@$(disown)
 
 generate: ## compile hook/bpf/count.c (needs clang-16 and llvm-16; the objects are committed, so nobody else needs them)
@@ -103,7 +147,7 @@ manifests:
 	$(go) run -C tools/kubernetes . $(CURDIR)/deploy/kubernetes/*.yaml
 
 # Not gofmt -l . : mnt/kstat may be mounted, or dead.
-gofiles = $$(find . \( -path ./.git -o -path ./mnt -o -path ./bin \) -prune -o -name '*.go' -print)
+gofiles = $$(find . \( -path ./.git -o -path ./mnt -o -path ./bin -o -path ./dist \) -prune -o -name '*.go' -print)
 
 fmt: ## format the source
 	@PATH="$$($(go) env GOROOT)/bin:$$PATH"; gofmt -s -w $(gofiles)
@@ -115,11 +159,11 @@ fmt-check:
 check: fmt-check lint test ## fmt-check, lint and test: before a commit
 
 clean: ## remove what was built
-	@rm -rf bin 2>/dev/null || { echo 'clean: bin/ belongs to somebody else (a build under sudo?): sudo make clean' >&2; exit 1; }
+	@rm -rf bin dist 2>/dev/null || { echo 'clean: bin/ belongs to somebody else (a build under sudo?): sudo make clean' >&2; exit 1; }
 	@find . \( -path ./.git -o -path ./mnt \) -prune -o \( -name '*.test' -o -name '*.prof' \) -type f -exec rm -f {} +
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-12s  %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s  %s\n", $$1, $$2 }'
 
 summary:
 	@CGO_ENABLED=0 $(go) build -o bin/summary ./tools/summary
