@@ -100,7 +100,7 @@ func (p *Program) page(r *roff) {
 	d := detailsOf(p.Name)
 	dashed := strings.ReplaceAll(p.Name, " ", "-")
 	r.head("NAME")
-	r.text(literal(dashed) + ` \- ` + escape(p.About))
+	r.line(literal(dashed) + ` \- ` + escape(p.About)) // one line, for whatis
 
 	r.head("SYNOPSIS")
 	r.macro("SY", quote(p.Name))
@@ -165,7 +165,7 @@ func Tree(files []File) Page {
 	return Page{treeName, func(r *roff) {
 		d := detailsOf(treeName)
 		r.head("NAME")
-		r.text(`kstat \- the tree of files that kstatd shows`)
+		r.line(`kstat \- the tree of files that kstatd shows`)
 		r.head("DESCRIPTION")
 		r.paragraphs(d.text)
 		r.head("FILES")

@@ -158,6 +158,13 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"grade", "--schema"}, 0, "{", ""},
 		{[]string{"ko", "file"}, 2, "", "kstat ko: "},
 		{[]string{"ko"}, 0, "\x7fELF", ""},
+		{[]string{"completion", "bash"}, 0, "# Completion of kstat,", ""},
+		{[]string{"completion"}, 2, "", "kstat completion: name one shell: bash, zsh, fish (kstat"},
+		{[]string{"completion", "tcsh"}, 2, "", `kstat completion: no shell "tcsh": take one of bash, zsh, fish (kstat`},
+		{[]string{"manual"}, 0, "kstat.1\nkstat-run.1\n", ""},
+		{[]string{"manual", "run"}, 0, `.\" `, ""},
+		{[]string{"manual", "fly"}, 2, "", `kstat manual: no page "fly": take one of kstat.1, kstat-run.1,`},
+		{[]string{"manual", "run", "grade"}, 2, "", `kstat manual: "grade" is one too many`},
 	} {
 		got := end(t, tool(c.args...))
 		if got.status != c.status || !strings.HasPrefix(got.stdout, c.stdout) || !strings.HasPrefix(got.stderr, c.stderr) ||

@@ -440,6 +440,7 @@ func TestUsage(t *testing.T) {
 		{"--queue", "65536"}, {"--queue", "-1"}, {"--queue", "x"}, {"--queues", "0"}, {"--queues", "65536"}, {"--queue", "65535", "--queues", "2"},
 		{"--queue-len", "0"}, {"--queue-len", "9999999"}, {"--counter", "0"}, {"--counter", "4294967296"}, {"--hook", "ingress"},
 		{"--family", "arp"}, {"--mount", ""}, {"--mount"}, {"--no-such-flag"}, {"argument"}, {"--start=perhaps"},
+		{"--manual", "kstatd.9"}, {"--completion", "tcsh"},
 	} {
 		status, stdout, stderr := once(t, args...)
 		if status != exitUsage || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "kstatd: ") {
@@ -454,6 +455,14 @@ func TestUsage(t *testing.T) {
 		if !strings.Contains(stdout, "--"+name+" ") {
 			t.Errorf("--help does not tell of %s:\n%s", name, stdout)
 		}
+	}
+	for _, page := range []string{"kstatd.8", "kstat.5"} {
+		if status, stdout, stderr := once(t, "--manual", page); status != 0 || stderr != "" || !strings.Contains(stdout, "\n.TH KSTAT") {
+			t.Errorf("--manual %s: status %d, stderr %q, %q", page, status, stderr, stdout)
+		}
+	}
+	if status, stdout, stderr := once(t, "--completion", "fish"); status != 0 || stderr != "" || !strings.Contains(stdout, "\ncomplete -c kstatd -l mount ") {
+		t.Errorf("--completion fish: status %d, stderr %q, %q", status, stderr, stdout)
 	}
 	if status, stdout, _ := once(t, "--version"); status != 0 || !strings.HasPrefix(stdout, "kstatd ") || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("--version: status %d, %q", status, stdout)
