@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Edition is when a page was made, and of what.
@@ -112,8 +112,7 @@ func (p *Program) page(r *roff) {
 		}
 	}
 	if rest = strings.TrimSpace(rest); rest != "" {
-		placeholders := regexp.MustCompile(`[A-Z]{2,}`)
-		r.text(placeholders.ReplaceAllStringFunc(literal(rest), italic))
+		r.text(emphasize(literal(rest), func(word string) bool { return len(word) > 1 && word == strings.ToUpper(word) }))
 	}
 	r.macro("YS")
 
@@ -139,7 +138,7 @@ func (p *Program) page(r *roff) {
 			name, usage := bold(o.name), escape(sentence(o.usage))
 			if o.argument != "" {
 				name += " " + italic(escape(o.argument))
-				usage = regexp.MustCompile(`\b`+regexp.QuoteMeta(o.argument)+`\b`).ReplaceAllStringFunc(usage, italic)
+				usage = emphasize(usage, func(word string) bool { return word == o.argument })
 			}
 			r.item(name, usage)
 		}
@@ -195,10 +194,16 @@ func (r *roff) head(title string) { r.macro("SH", quote(title)) }
 
 // text writes what is escaped already. A sentence begins a line.
 func (r *roff) text(text string) {
-	sentences := regexp.MustCompile(`([.?!]\)?) ([A-Z\\])`)
-	for _, sentence := range strings.Split(sentences.ReplaceAllString(text, "$1\n$2"), "\n") {
-		for _, line := range strings.Split(wrap(sentence, 78), "\n") {
-			r.line(line)
+	var sentence []string
+	words := strings.Fields(text)
+	for i, word := range words {
+		sentence = append(sentence, word)
+		ends := strings.HasSuffix(word, ".") || strings.HasSuffix(word, ".)") || strings.HasSuffix(word, "?") || strings.HasSuffix(word, "!")
+		if i == len(words)-1 || ends && (words[i+1][0] == '\\' || unicode.IsUpper(rune(words[i+1][0]))) {
+			for _, line := range strings.Split(wrap(strings.Join(sentence, " "), 78), "\n") {
+				r.line(line)
+			}
+			sentence = nil
 		}
 	}
 }
@@ -262,6 +267,27 @@ func (r *roff) rest(d details) {
 		}
 		r.macro("BR", literal(name), "("+section)
 	}
+}
+
+// emphasize makes words of letters italic.
+func emphasize(text string, which func(word string) bool) string {
+	var b strings.Builder
+	for text != "" {
+		n := strings.IndexFunc(text, func(r rune) bool { return !unicode.IsLetter(r) })
+		switch {
+		case n < 0:
+			n = len(text)
+		case n == 0:
+			n = 1
+		}
+		if word := text[:n]; which(word) {
+			b.WriteString(italic(word))
+		} else {
+			b.WriteString(word)
+		}
+		text = text[n:]
+	}
+	return b.String()
 }
 
 // italic takes what is escaped already.

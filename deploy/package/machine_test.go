@@ -149,7 +149,8 @@ func TestDebianService(t *testing.T) {
 	deb := debFile(t)
 	m := newMachine(t, filepath.Dir(deb), "/lib/systemd/systemd", "--unit=basic.target", "--log-target=console", "--show-status=0")
 	m.await(t, "systemctl", "is-system-running", "--wait")
-	m.run(t, "rm", "-f", "/usr/sbin/policy-rc.d") // of containers: it forbids every service
+	// Of containers' images: the one forbids every service, the other leaves out manual pages.
+	m.run(t, "rm", "-f", "/usr/sbin/policy-rc.d", "/etc/dpkg/dpkg.cfg.d/docker")
 	before := m.state(t)
 
 	m.run(t, "dpkg", "--no-triggers", "--install", "/mnt/"+filepath.Base(deb))
@@ -224,6 +225,7 @@ func TestDebianChroot(t *testing.T) {
 	deb := debFile(t)
 	m := newMachine(t, filepath.Dir(deb), "/usr/bin/sleep", "infinity")
 	m.await(t, "test", "-e", "/mnt/"+filepath.Base(deb))
+	m.run(t, "rm", "-f", "/etc/dpkg/dpkg.cfg.d/docker")
 	before := m.state(t)
 	m.run(t, "dpkg", "--no-triggers", "--install", "/mnt/"+filepath.Base(deb))
 	if got := m.run(t, "readlink", "/etc/systemd/system/multi-user.target.wants/kstatd.service"); got != "/lib/systemd/system/kstatd.service" && got != "/usr/lib/systemd/system/kstatd.service" {
