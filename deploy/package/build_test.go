@@ -138,6 +138,13 @@ func TestSBOM(t *testing.T) {
 	schema, err := compiler.Compile("http://cyclonedx.org/schema/bom-1.6.schema.json")
 	must(t, err)
 
+	notices := strings.Split(output(t, sandbox.Command("zcat", filepath.Join(root, "usr/share/doc/kstatd/modules.txt.gz"))), "\n=== ")
+	licensed := func(module string) bool {
+		return slices.ContainsFunc(notices, func(s string) bool {
+			title, text, _ := strings.Cut(s, "\n")
+			return title == module && strings.Contains(text, "opyright") && len(text) > 500
+		})
+	}
 	for name, program := range map[string]string{"kstat": "usr/bin/kstat", "kstatd": "usr/sbin/kstatd"} {
 		text, err := os.ReadFile(only(t, filepath.Join(packages(t), name+"-"+release+"-linux-*.cdx.json")))
 		must(t, err)
@@ -164,6 +171,9 @@ func TestSBOM(t *testing.T) {
 		want := []string{"std " + info.GoVersion}
 		for _, module := range info.Deps {
 			want = append(want, module.Path+" "+module.Version)
+			if !licensed(module.Path + "@" + module.Version) {
+				t.Errorf("modules.txt.gz has no license of %s", module.Path)
+			}
 		}
 		var got []string
 		for _, c := range bom.Components {

@@ -178,6 +178,22 @@ func TestDebianService(t *testing.T) {
 		t.Errorf("after 7 datagrams: %q", got)
 	}
 
+	if said, err := m.command("systemd-analyze", "verify", "/usr/lib/systemd/system/kstatd.service").CombinedOutput(); err != nil || len(said) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, said)
+	}
+
+	// The engine in the kernel, by the drop-in of deploy/README.md.
+	if sandbox.Missing(sandbox.BPF) == nil {
+		m.run(t, "sh", "-c", `mkdir /run/systemd/system/kstatd.service.d &&
+			printf '[Service]\nSystemCallFilter=bpf\n' > /run/systemd/system/kstatd.service.d/bpf.conf &&
+			sed -i.orig 's/--start/--start --engine bpf/' `+conffile+` && systemctl daemon-reload && systemctl restart kstatd`)
+		must(t, traffic.Datagrams(netip.MustParseAddr("127.0.0.1"), 5))
+		if got := m.run(t, "cat", "/run/kstat/engine", "/run/kstat/proto/udp/packets", "/run/kstat/uncounted"); got != "bpf\n5\n0" {
+			t.Errorf("after 5 datagrams: %q", got)
+		}
+		m.run(t, "sh", "-c", "rm -r /run/systemd/system/kstatd.service.d; mv "+conffile+".orig "+conffile+"; systemctl daemon-reload; systemctl restart kstatd")
+	}
+
 	// An upgrade keeps the administrator's file, and restarts.
 	mainPID := m.run(t, "systemctl", "show", "-P", "MainPID", "kstatd")
 	m.run(t, "sh", "-c", `cd /tmp && dpkg-deb -R /mnt/*.deb new && sed -i 's/^Version: .*/Version: 0.2.0-1/' new/DEBIAN/control &&

@@ -22,14 +22,7 @@ import (
 	"kstat/lab/sandbox"
 )
 
-func TestMain(m *testing.M) {
-	sandbox.Main(m, sandbox.Check(func() error {
-		if built.dir == "" {
-			return nil
-		}
-		return os.RemoveAll(built.dir)
-	}))
-}
+func TestMain(m *testing.M) { sandbox.Main(m) }
 
 func must(t testing.TB, errs ...error) {
 	t.Helper()
@@ -84,29 +77,41 @@ func releasing(checkout, dist, what string, more ...string) *exec.Cmd {
 	return cmd
 }
 
-// built is what tools/release packages makes of this checkout, once for all
-// tests.
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
-}
-
 const checkout = "../.."
 
+// built is what tools/release packages makes of this checkout, once for all
+// tests: the files by their names.
+var built struct {
+	once  sync.Once
+	files map[string][]byte
+	err   error
+}
+
+// build fills built.
+func build(dir string) error {
+	if said, err := releasing(checkout, dir, "packages").CombinedOutput(); err != nil {
+		return fmt.Errorf("tools/release packages: %w\n%s", err, said)
+	}
+	entries, err := os.ReadDir(dir)
+	built.files = map[string][]byte{}
+	for _, e := range entries {
+		if err == nil {
+			built.files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name()))
+		}
+	}
+	return err
+}
+
+// packages returns a folder with what was built.
 func packages(t testing.TB) string {
 	t.Helper()
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "kstat-packages-"); built.err != nil {
-			return
-		}
-		var said []byte
-		if said, built.err = releasing(checkout, built.dir, "packages").CombinedOutput(); built.err != nil {
-			built.err = fmt.Errorf("tools/release packages: %w\n%s", built.err, said)
-		}
-	})
+	built.once.Do(func() { built.err = build(filepath.Join(t.TempDir(), "dist")) })
 	must(t, built.err)
-	return built.dir
+	dir := t.TempDir()
+	for name, body := range built.files {
+		must(t, os.WriteFile(filepath.Join(dir, name), body, 0o644))
+	}
+	return dir
 }
 
 // only returns the one file that a pattern matches.
