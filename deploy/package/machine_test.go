@@ -5,6 +5,7 @@ package packaging
 import (
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -217,9 +218,23 @@ func TestDebianService(t *testing.T) {
 		t.Errorf("disabled, and installed again: %s", got)
 	}
 
+	// The socket for metrics, as the administrator enables it, goes with the rest.
+	m.run(t, "systemctl", "stop", "kstatd")
+	m.run(t, "systemctl", "enable", "--now", "kstatd.socket")
+	m.run(t, "systemctl", "start", "kstatd")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	if answer, err := client.Get("http://127.0.0.1:9469/metrics"); err != nil {
+		t.Error(err)
+	} else {
+		if answer.StatusCode != http.StatusOK {
+			t.Errorf("/metrics: %s", answer.Status)
+		}
+		must(t, answer.Body.Close())
+	}
+
 	m.run(t, "dpkg", "--no-triggers", "--remove", "kstatd")
-	if got := m.run(t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "kstatd*"); got != "" {
-		t.Errorf("removed, systemd knows: %s", got)
+	if got := m.run(t, "systemctl", "list-units", "--state=active,failed", "--plain", "--no-legend", "kstatd*"); got != "" {
+		t.Errorf("removed, and there runs: %s", got)
 	}
 	if got := m.run(t, "sh", "-c", "ls -d /run/kstat /usr/*bin/kstat* /usr/lib/systemd/system/kstat* 2>/dev/null || :; grep fuse.kstatd /proc/self/mountinfo || :"); got != "" {
 		t.Errorf("removed, and there is: %s", got)
