@@ -153,54 +153,15 @@ func TestWatchView(t *testing.T) {
 	wantNext(t, later, 0, 0, 0, 3)
 }
 
-// TestWatchWaits: who waits is woken by a publication, an interrupt, or the
-// end.
-func TestWatchWaits(t *testing.T) {
+// TestWatchEnds: with the table's end those who watch come to theirs, behind
+// what they have not seen.
+func TestWatchEnds(t *testing.T) {
 	table := NewTable()
-	interrupt := make(chan struct{})
-	type result struct {
-		p   Publication
-		err error
-	}
-	results := make(chan result)
-	next := func(w *Watcher, interrupt <-chan struct{}) {
-		p, _, err := w.Next(interrupt)
-		results <- result{p, err}
-	}
-	waiting := func() {
-		for table.feed.news.Load() == nil {
-			runtime.Gosched()
-		}
-	}
-	w, other := watcher(t, table), watcher(t, table)
-	go next(w, t.Context().Done())
-	go next(other, t.Context().Done())
-	waiting()
+	w := watcher(t, table)
 	table.Add(packets(tcp4, 10))
-	for range 2 {
-		if r := <-results; r.err != nil || r.p.Number != 1 {
-			t.Errorf("got %+v", r)
-		}
-	}
-	go next(w, interrupt)
-	waiting()
-	close(interrupt)
-	if r := <-results; r.err != ErrInterrupted {
-		t.Errorf("interrupted: got %+v", r)
-	}
-	table.Add(packets(tcp4, 10))
-	go next(w, t.Context().Done())
-	if r := <-results; r.err != nil || r.p.Number != 2 {
-		t.Errorf("after an interrupt: got %+v", r)
-	}
-	go next(w, t.Context().Done())
-	waiting()
 	table.Finish()
-	if r := <-results; r.err != io.EOF {
-		t.Errorf("at the end: got %+v", r)
-	}
-	wantNext(t, other, 2, 20, 20, 0) // which came before the end
-	if _, _, err := other.Next(nil); err != io.EOF {
+	wantNext(t, w, 1, 10, 10, 0)
+	if _, _, err := w.Next(nil); err != io.EOF {
 		t.Errorf("behind it: got %v", err)
 	}
 }
@@ -270,7 +231,7 @@ func TestTooManyWatchers(t *testing.T) {
 	for range maxWatchers {
 		all = append(all, watcher(t, table))
 	}
-	if _, err := table.Watch(); err != ErrTooManyWatchers {
+	if _, err := table.Watch(); !errors.Is(err, ErrTooManyWatchers) {
 		t.Errorf("got %v", err)
 	}
 	table.Add(packets(tcp4, 10))
@@ -292,7 +253,7 @@ func TestWatchLeavesNothing(t *testing.T) {
 		w.Close()
 	}
 	table.Add(packets(tcp4, 10))
-	want(t, "publications kept while nobody watches", table.feed.added.Load(), 0)
+	want(t, "who is told of publications while nobody watches", table.watched.Load(), 0)
 	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines, before it were %d", runtime.NumGoroutine(), before)
@@ -300,7 +261,7 @@ func TestWatchLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestAddAllocatesNothingWatched: though somebody waits, and the crier sleeps.
+// TestAddAllocatesNothingWatched: though somebody is told.
 func TestAddAllocatesNothingWatched(t *testing.T) {
 	for _, n := range []uint32{1, 10} {
 		table := NewTable()
@@ -308,17 +269,11 @@ func TestAddAllocatesNothingWatched(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := watcher(t, table)
-		f := &table.feed
-		f.mu.Lock()
-		close(f.stop) // the crier's own allocations would be counted
-		f.stop = make(chan struct{})
-		f.mu.Unlock()
-		f.await()
 		batch := append(packets(tcp4, 40), packets(other, 24)...)
 		if a := testing.AllocsPerRun(1000, func() { table.Add(batch) }); a != 0 {
 			t.Errorf("counter %d: %v allocations per batch, want 0", n, a)
 		}
-		if _, missed, err := w.Next(nil); err != nil || missed+f.added.Load() == 0 {
+		if p, missed, err := w.Next(nil); err != nil || missed+p.Number == 0 {
 			t.Errorf("counter %d: nothing was published", n)
 		}
 	}

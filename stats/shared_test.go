@@ -137,11 +137,16 @@ func TestOpenTable(t *testing.T) {
 	}
 }
 
-// counterOnly is a writer that forgets everything but the counter.
-type counterOnly struct{ last uint32 }
+// counterOnly is a writer that forgets everything but the counter, and how
+// often it had to settle.
+type counterOnly struct {
+	last    uint32
+	settled int
+}
 
 func (w *counterOnly) SetCounter(n uint32) error { w.last = n; return nil }
 func (w *counterOnly) Reset() error              { return errors.New("not now") }
+func (w *counterOnly) Settle()                   { w.settled++ }
 
 // TestViewTable: a view leaves changes to its writer, and shows what another
 // process's table shows.
@@ -162,7 +167,14 @@ func TestViewTable(t *testing.T) {
 	if table.Reset() == nil {
 		t.Error("the writer's error is lost")
 	}
+	table.Trace(true)
+	if !table.Traced() || w.settled != 1 {
+		t.Errorf("traced: %v, settled %d times, want once", table.Traced(), w.settled)
+	}
 	again, err := ViewTable(memory, w)
+	if again.Traced() {
+		t.Error("who traced was another process's, and still does")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

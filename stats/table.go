@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"kstat/stats/ring"
 )
 
 // DefaultCounter is how many packets a [Table] waits for between two
@@ -38,7 +40,7 @@ type Table struct {
 	aside  *[NumClasses]row
 	writer Writer
 
-	feed feed
+	feed *ring.Ring // of publications
 }
 
 // figures is what a Table shows, in one piece of memory without pointers.
@@ -55,7 +57,7 @@ type figures struct {
 	publications atomic.Uint64
 	interval     atomic.Uint64 // which one it is between two publications; never the same twice
 	counter      atomic.Uint32
-	watched      atomic.Uint32        // 1 while somebody is to be told of publications
+	watched      atomic.Uint32        // who is to be told of what, in bits: see feed.go
 	atReset      atomic.Uint64        // what counted was at the last Reset
 	seen         [words]atomic.Uint64 // classes whose live figures are not 0
 	_            [64 - words*8%64]byte
@@ -127,7 +129,11 @@ func NewTable() *Table {
 	return t
 }
 
-func tableIn(l *ledger) *Table { return &Table{figures: &l.figures, ledger: l} }
+func tableIn(l *ledger) *Table {
+	t := &Table{figures: &l.figures, ledger: l}
+	t.feed = t.newFeed()
+	return t
+}
 
 // OpenTable returns a table that lives in memory, which must be aligned to 8
 // bytes, and either zeros or the memory of an earlier table, whose figures then
@@ -148,7 +154,7 @@ func OpenTable(memory []byte) (*Table, error) {
 	default:
 		return nil, errForeign
 	}
-	t.watched.Store(0) // whoever did was another process's
+	t.Forget() // whoever did was another process's
 	return t, nil
 }
 
@@ -161,6 +167,9 @@ type Writer interface {
 	// with 0.
 	SetCounter(n uint32) error
 	Reset() error
+	// Settle returns when every packet that was on its way to be counted has
+	// been.
+	Settle()
 }
 
 // ViewTable returns a table that shows what is in memory, as [OpenTable] does,
@@ -172,6 +181,7 @@ func ViewTable(memory []byte, w Writer) (*Table, error) {
 	}
 	v := (*view)(unsafe.Pointer(unsafe.SliceData(memory)))
 	t := &Table{figures: &v.figures, aside: &v.aside, writer: w}
+	t.feed = t.newFeed()
 	switch t.layout.Load() {
 	case 0:
 		t.setUp()
@@ -179,7 +189,7 @@ func ViewTable(memory []byte, w Writer) (*Table, error) {
 	default:
 		return nil, errForeign
 	}
-	t.watched.Store(0)
+	t.Forget()
 	return t, nil
 }
 
@@ -207,11 +217,15 @@ func (t *Table) recover() {
 // after Add returned, so that all of them arrive at once for whoever looks. Only
 // the last is carried out, which makes a counter of 1 as cheap as any other. But
 // a [Watcher] is told of each.
-func (t *Table) Add(batch []Packet) {
+//
+// It returns how many packets were counted before the batch: the first has the
+// next number.
+func (t *Table) Add(batch []Packet) (before uint64) {
 	if len(batch) == 0 {
-		return
+		return t.Counted()
 	}
 	t.begin()
+	before = t.counted.Load()
 	whole := false
 	defer func() {
 		if !whole { // a panic: half a batch is none
@@ -227,7 +241,7 @@ func (t *Table) Add(batch []Packet) {
 	if arrived < every {
 		t.count(batch)
 	} else {
-		if t.watched.Load() != 0 {
+		if t.watched.Load()&watchesPublications != 0 {
 			t.announce(batch, every)
 			told = true
 		}
@@ -238,11 +252,12 @@ func (t *Table) Add(batch []Packet) {
 		t.count(batch[last:])
 	}
 	t.pending.Store(after)
-	t.counted.Store(t.counted.Load() + uint64(len(batch)))
+	t.counted.Store(before + uint64(len(batch)))
 	if told {
-		t.feed.commit()
+		t.feed.Commit()
 	}
 	whole = true
+	return before
 }
 
 // count adds packets to the live figures. Traffic comes in runs of one class,
@@ -295,11 +310,11 @@ func (t *Table) SetCounter(n uint32) error {
 		t.publish()
 		t.publications.Store(t.publications.Load() + 1)
 		t.pending.Store(0)
-		if t.watched.Load() != 0 {
+		if t.watched.Load()&watchesPublications != 0 {
 			p := t.asPublished(time.Now().UnixNano())
-			t.feed.claim(1)
-			t.feed.put(0, &p)
-			t.feed.commit()
+			t.feed.Claim(1)
+			t.put(0, &p)
+			t.feed.Commit()
 		}
 	}
 	return nil
