@@ -252,23 +252,32 @@ func (e *BPF) Status() (Status, error) {
 	return status, nil
 }
 
-// Run keeps the programs attached, and passes on what they publish, until ctx
+// Run keeps the programs attached, and passes on what they tell, until ctx
 // ends, and then closes the engine. There is nothing else to prove: no packet
 // waits for this process.
 func (e *BPF) Run(ctx context.Context) error {
-	feed, err := e.holding.feed(e.table)
+	feeds, err := e.holding.feeds(e.config, e.table)
 	if err != nil {
 		return errors.Join(err, e.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		defer cancel() // else nobody would know
-		ended <- feed.run()
-	}()
+	ended := make(chan error, len(feeds))
+	for _, f := range feeds {
+		go func() {
+			defer cancel() // else nobody would know
+			ended <- f.run()
+		}()
+	}
 	e.keep(ctx)
-	return errors.Join(e.Close(), feed.end(), <-ended)
+	err = e.Close()
+	for _, f := range feeds {
+		err = errors.Join(err, f.end())
+	}
+	for range feeds {
+		err = errors.Join(err, <-ended)
+	}
+	return err
 }
 
 // keep keeps the programs attached until ctx ends.
@@ -313,10 +322,11 @@ const (
 	setCounterFile
 	resetFile
 	publicationsFile
+	packetsFile
 	bpfFiles
 )
 
-var bpfFileNames = [bpfFiles]string{"figures", countProgCountIpv4, countProgCountIpv6, countProgSetCounter, countProgReset, countMapPublications}
+var bpfFileNames = [bpfFiles]string{"figures", countProgCountIpv4, countProgCountIpv6, countProgSetCounter, countProgReset, countMapPublications, countMapPackets}
 
 func inheritPrograms(files []*os.File) Holding {
 	h := new(programs)
@@ -366,7 +376,7 @@ func loadPrograms(c Config) (_ *programs, err error) {
 		switch i {
 		case figuresFile:
 			fd = loaded.Maps[".bss"].FD()
-		case publicationsFile:
+		case publicationsFile, packetsFile:
 			fd = loaded.Maps[name].FD()
 		default:
 			fd = loaded.Programs[name].FD()
@@ -493,6 +503,9 @@ func (h *programs) SetCounter(n uint32) error { return change(h.files[setCounter
 
 // Reset sets the figures to zero, in the kernel.
 func (h *programs) Reset() error { return change(h.files[resetFile], 0) }
+
+// Settle waits until no CPU is inside a program that it had entered before.
+func (h *programs) Settle() { gracePeriod() }
 
 // again is what a program returns that could not change the figures, because
 // somebody was counting a packet (AGAIN in bpf/count.c).

@@ -63,6 +63,15 @@ func load(t testing.TB) *loaded {
 	return l
 }
 
+// feed returns what passes on publications.
+func (l *loaded) feed() (*feed, error) {
+	all, err := l.held.feeds(Config{}, l.table)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
 // leastPacket is how many bytes the kernel wants to run a program on.
 const leastPacket = 20
 
@@ -497,7 +506,7 @@ func BenchmarkProgram(b *testing.B) {
 	})
 	must(b, err)
 	defer empty.Close()
-	f, err := l.held.feed(l.table)
+	f, err := l.feed()
 	must(b, err)
 	fed := make(chan error, 1)
 	go func() { fed <- f.run() }()

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"kstat/stats"
 )
 
 // Point is one of netfilter's five places in a packet's way.
@@ -98,6 +100,10 @@ type Config struct {
 	// cares.
 	Opened func(Opened)
 
+	// Tracer is shown every packet, while [stats.Table.Traced]. nil means that
+	// nobody traces.
+	Tracer Tracer
+
 	// Log is told of what a caller does not learn from an error. nil means
 	// slog.Default().
 	Log *slog.Logger
@@ -123,6 +129,16 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("a queue of %d packets is longer than %d", c.QueueLen, MaxQueueLen)
 	}
 	return c, nil
+}
+
+// A Tracer is shown packets in the order in which they are counted, after they
+// are: by the goroutine that reads them, which it must not hold up, and by one
+// at a time. A number that is left out is a packet that was counted and cannot
+// be shown. It does not keep the slice or what is in it.
+type Tracer interface {
+	Trace([]stats.Sighting)
+	// Traced says that no packet up to a number will be shown any more.
+	Traced(number uint64)
 }
 
 // Opened says where packets are seen now, for somebody who outlives the engine.

@@ -71,6 +71,7 @@ type countFigures struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	countMapPackets         = "packets"
 	countMapPublications    = "publications"
 	countProgCountIpv4      = "count_ipv4"
 	countProgCountIpv6      = "count_ipv6"
@@ -133,6 +134,7 @@ type countProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type countMapSpecs struct {
+	Packets      *ebpf.MapSpec `ebpf:"packets"`
 	Publications *ebpf.MapSpec `ebpf:"publications"`
 }
 
@@ -165,11 +167,13 @@ func (o *countObjects) Close() error {
 //
 // It can be passed to loadCountObjects or ebpf.CollectionSpec.LoadAndAssign.
 type countMaps struct {
+	Packets      *ebpf.Map `ebpf:"packets"`
 	Publications *ebpf.Map `ebpf:"publications"`
 }
 
 func (m *countMaps) Close() error {
 	return _CountClose(
+		m.Packets,
 		m.Publications,
 	)
 }

@@ -94,7 +94,7 @@ func TestWatchAllCPUs(t *testing.T) {
 		t.Run(fmt.Sprintf("N=%d", every), func(t *testing.T) {
 			l := load(t)
 			must(t, l.table.SetCounter(uint32(every)))
-			f, err := l.held.feed(l.table)
+			f, err := l.feed()
 			must(t, err)
 			fed := make(chan error, 1)
 			go func() { fed <- f.run() }()
@@ -141,7 +141,7 @@ func TestWatchRingFull(t *testing.T) {
 	const sent = 100_000
 	_, _, err := l.programs[stats.IPv4].Benchmark(v4(5, 17), sent, nil) // and nobody reads
 	must(t, err)
-	f, err := l.held.feed(l.table)
+	f, err := l.feed()
 	must(t, err)
 	fed := make(chan error, 1)
 	go func() { fed <- f.run() }()
@@ -166,7 +166,7 @@ func TestWatchRingFull(t *testing.T) {
 func TestWatchNobody(t *testing.T) {
 	l := load(t)
 	must(t, l.table.SetCounter(1))
-	f, err := l.held.feed(l.table)
+	f, err := l.feed()
 	must(t, err)
 	run := func(n int) {
 		_, _, err := l.programs[stats.IPv4].Benchmark(v4(5, 17), n, nil)

@@ -22,6 +22,8 @@ const (
 
 	attrPacketHdr  = 1  // NFQA_PACKET_HDR, struct nfqnl_msg_packet_hdr
 	attrVerdictHdr = 2  // NFQA_VERDICT_HDR, struct nfqnl_msg_verdict_hdr
+	attrInDevice   = 5  // NFQA_IFINDEX_INDEV
+	attrOutDevice  = 6  // NFQA_IFINDEX_OUTDEV
 	attrPayload    = 10 // NFQA_PAYLOAD, the packet from its network header on
 	attrCapLen     = 13 // NFQA_CAP_LEN, the packet's length if payload is less
 

@@ -52,6 +52,8 @@ type NFQueue struct {
 	started atomic.Bool
 	flushes atomic.Uint64
 
+	tracing *tracing // nil if nobody ever traces
+
 	// status is without what the session adds, latest with it, as of the last
 	// look. statusMu is taken last.
 	statusMu       sync.Mutex
@@ -75,6 +77,9 @@ func New(c Config, table *stats.Table) (*NFQueue, error) {
 		latest:  c.Before,
 	}
 	e.flushes.Store(c.Before.Flushes)
+	if c.Tracer != nil {
+		e.tracing = &tracing{table: table, tracer: c.Tracer}
+	}
 	return e, nil
 }
 
@@ -433,7 +438,7 @@ func (e *NFQueue) open() (_ *session, err error) {
 		}
 	}()
 	for i := range e.config.Queues {
-		q, err := openQueue(e.config, e.config.Queue+uint16(i), e.table.Add, e.fail)
+		q, err := openQueue(e.config, e.config.Queue+uint16(i), e.table.Add, e.tracing, e.fail)
 		if err != nil {
 			return nil, err
 		}
@@ -569,7 +574,7 @@ type queue struct {
 }
 
 // openQueue binds a queue, configures it and starts its reader.
-func openQueue(c Config, number uint16, sink func([]stats.Packet), fail func(error)) (*queue, error) {
+func openQueue(c Config, number uint16, sink func([]stats.Packet) uint64, trace *tracing, fail func(error)) (*queue, error) {
 	nf, err := nfqueue.Open(&nfqueue.Config{
 		NfQueue:      number,
 		MaxQueueLen:  c.QueueLen,
@@ -584,7 +589,7 @@ func openQueue(c Config, number uint16, sink func([]stats.Packet), fail func(err
 	if err != nil {
 		return nil, fmt.Errorf("queue %d: %w", number, err)
 	}
-	s, err := openSocket(number, c.QueueLen, sink, func(err error) {
+	s, err := openSocket(number, c.QueueLen, sink, trace, func(err error) {
 		fail(fmt.Errorf("queue %d: %w", number, err))
 	})
 	if err != nil {

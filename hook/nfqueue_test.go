@@ -161,7 +161,7 @@ func stranger(t *testing.T, number uint16) (release func()) {
 	}
 	c, err := quiet().withDefaults()
 	must(t, err)
-	q, err := openQueue(c, number, func([]stats.Packet) {}, func(error) {})
+	q, err := openQueue(c, number, func([]stats.Packet) uint64 { return 0 }, nil, func(error) {})
 	must(t, err)
 	closed := false
 	release = func() {
@@ -180,7 +180,7 @@ func TestPanicWhileCounting(t *testing.T) {
 	e, _ := idleNFQueue(t, quiet())
 	c, err := quiet().withDefaults()
 	must(t, err)
-	q, err := openQueue(c, 0, func([]stats.Packet) { panic("no such class") }, e.fail)
+	q, err := openQueue(c, 0, func([]stats.Packet) uint64 { panic("no such class") }, nil, e.fail)
 	must(t, err)
 	rule, err := addRule(c)
 	must(t, err)

@@ -289,11 +289,11 @@ func TestFaultUncountedNeverNegative(t *testing.T) {
 }
 
 // startWith is Start with another sink for the packets.
-func startWith(t *testing.T, e *NFQueue, sink func([]stats.Packet)) {
+func startWith(t *testing.T, e *NFQueue, sink func([]stats.Packet) uint64) {
 	t.Helper()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	q, err := openQueue(e.config, e.config.Queue, sink, e.fail)
+	q, err := openQueue(e.config, e.config.Queue, sink, nil, e.fail)
 	must(t, err)
 	r, err := addRule(e.config)
 	must(t, err)
@@ -315,7 +315,7 @@ func newStoppable(table *stats.Table) *stoppable {
 	return s
 }
 
-func (s *stoppable) add(batch []stats.Packet) {
+func (s *stoppable) add(batch []stats.Packet) uint64 {
 	select {
 	case <-s.gate:
 	default:
@@ -323,7 +323,7 @@ func (s *stoppable) add(batch []stats.Packet) {
 		<-s.gate
 	}
 	s.gate <- struct{}{}
-	s.table.Add(batch)
+	return s.table.Add(batch)
 }
 
 func (s *stoppable) stop()         { <-s.gate }

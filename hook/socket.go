@@ -52,7 +52,8 @@ type socket struct {
 	sending sync.Mutex
 	closed  bool
 
-	sink   func([]stats.Packet)
+	sink   func([]stats.Packet) (before uint64)
+	trace  *tracing    // nil if nobody ever traces
 	notify func(error) // told of an error that ends the reader, and of panics
 
 	// awaited is the sequence number of the request whose reply Receive
@@ -80,6 +81,7 @@ type socket struct {
 	headers [batchLen]mmsghdr
 	bodies  [batchLen][]byte // of packet messages
 	packets [batchLen]stats.Packet
+	seen    [batchLen]stats.Sighting
 	verdict [verdictLen]byte
 	yielded time.Time
 }
@@ -106,9 +108,9 @@ var (
 )
 
 // openSocket opens the socket for a queue of queueLen packets. sink counts a
-// batch; it runs on the goroutine that reads the socket, and does not keep the
-// slice.
-func openSocket(queue uint16, queueLen uint32, sink func([]stats.Packet), notify func(error)) (*socket, error) {
+// batch, and returns how many packets were counted before; it runs on the
+// goroutine that reads the socket, and does not keep the slice.
+func openSocket(queue uint16, queueLen uint32, sink func([]stats.Packet) uint64, trace *tracing, notify func(error)) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)
@@ -116,6 +118,7 @@ func openSocket(queue uint16, queueLen uint32, sink func([]stats.Packet), notify
 	s := &socket{
 		fd:       fd,
 		sink:     sink,
+		trace:    trace,
 		notify:   notify,
 		verdict:  newVerdict(queue),
 		returned: make(chan struct{}, 1),
@@ -264,8 +267,8 @@ func (s *socket) handle(batch []mmsghdr) (reply *netlink.Message) {
 	return reply
 }
 
-// count classifies packets and hands them to the sink. If any of that panics,
-// packets are not counted, and accepted nevertheless.
+// count classifies packets, hands them to the sink, and shows them to who
+// traces. If any of that panics, packets are accepted nevertheless.
 func (s *socket) count(bodies [][]byte) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -276,7 +279,22 @@ func (s *socket) count(bodies [][]byte) {
 	for i, body := range bodies {
 		packets[i] = parsePacket(body)
 	}
-	s.sink(packets)
+	if s.trace == nil {
+		s.sink(packets)
+		return
+	}
+	traced := s.trace.begin()
+	if traced {
+		defer s.trace.mu.Unlock()
+	}
+	before := s.sink(packets)
+	if !traced && s.trace.begin() { // somebody has just begun, maybe ahead of the count
+		traced = true
+		defer s.trace.mu.Unlock()
+	}
+	if traced {
+		s.trace.show(before, bodies, packets, s.seen[:len(bodies)])
+	}
 }
 
 // accept answers every packet up to id. The kernel sends those packets on

@@ -152,7 +152,7 @@ func (t *Table) Publications() uint64 {
 // shows publications to those who watch. Numbers ascend; one that is left out
 // counts as missed. One goroutine at a time may call it.
 func (t *Table) Announce(publications []Publication) {
-	if t.watched.Load()&watchesPublications == 0 {
+	if !t.Watched() {
 		return
 	}
 	t.feed.Claim(uint64(len(publications)))
@@ -166,6 +166,18 @@ func (t *Table) Announce(publications []Publication) {
 // more. The same goroutine calls it.
 func (t *Table) Announced(number uint64) { t.feed.Known(number) }
 
+// Watched reports whether there is a [Watcher].
+func (t *Table) Watched() bool { return t.watched.Load()&watchesPublications != 0 }
+
+// Sighting is a packet as it looked when it was counted, for those who trace.
+type Sighting struct {
+	Number uint64 // among all that the table has counted: the first is 1
+	Packet
+	Time    int64  // nanoseconds since 1970
+	In, Out uint32 // the devices' indexes; 0 is none
+	Head    []byte // the first bytes, from the network header on
+}
+
 // Trace says whether somebody wants to be shown the packets themselves, see
 // [Table.Traced]. When it has returned from being told so, every packet that
 // will be counted from then on has seen it.
@@ -176,8 +188,8 @@ func (t *Table) Trace(on bool) {
 	}
 }
 
-// Traced reports whether whoever sees packets is to show them, too. What the
-// table counts has a number: [Table.Counted] as of behind it.
+// Traced reports whether whoever sees packets is to show them, too, each as a
+// [Sighting].
 func (t *Table) Traced() bool { return t.watched.Load()&watchesPackets != 0 }
 
 // Forget is for whoever outlives a process that watched, or let others: nobody

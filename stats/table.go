@@ -241,7 +241,7 @@ func (t *Table) Add(batch []Packet) (before uint64) {
 	if arrived < every {
 		t.count(batch)
 	} else {
-		if t.watched.Load()&watchesPublications != 0 {
+		if t.Watched() {
 			t.announce(batch, every)
 			told = true
 		}
@@ -310,7 +310,7 @@ func (t *Table) SetCounter(n uint32) error {
 		t.publish()
 		t.publications.Store(t.publications.Load() + 1)
 		t.pending.Store(0)
-		if t.watched.Load()&watchesPublications != 0 {
+		if t.Watched() {
 			p := t.asPublished(time.Now().UnixNano())
 			t.feed.Claim(1)
 			t.put(0, &p)

@@ -22,12 +22,16 @@ static const char gpl[] SEC("license") = "Dual MIT/GPL";
 static long (*bpf_spin_lock)(struct bpf_spin_lock *) = (void *)BPF_FUNC_spin_lock;
 static long (*bpf_spin_unlock)(struct bpf_spin_lock *) = (void *)BPF_FUNC_spin_unlock;
 static long (*bpf_ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) = (void *)BPF_FUNC_ringbuf_output;
+static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
+static void (*bpf_ringbuf_submit)(void *record, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+static long (*bpf_dynptr_read)(void *to, __u32 size, const struct bpf_dynptr *from, __u32 offset, __u64 flags) = (void *)BPF_FUNC_dynptr_read;
 static __u64 (*bpf_ktime_get_tai_ns)(void) = (void *)BPF_FUNC_ktime_get_tai_ns;
 
 // What is needed of the kernel's structures. Where a field is, is settled when
 // the program is loaded (CO-RE).
 
 struct net_device {
+	int ifindex;
 	unsigned short type;
 } core;
 
@@ -88,7 +92,7 @@ struct figures {
 	__u64 publications;
 	__u64 interval; // number of the change that began it
 	__u32 counter;
-	__u32 watched; // set by who reads publications
+	__u32 watched; // who is to be told of what: bits
 	__u64 at_reset;
 	__u64 seen[16];
 	struct row rows[CLASSES];
@@ -96,6 +100,10 @@ struct figures {
 };
 
 struct figures figures;
+
+// The bits of watched: stats/feed.go has the same.
+#define PUBLICATIONS 1
+#define PACKETS 2
 
 // Who may write the figures
 //
@@ -135,6 +143,10 @@ static struct {
 
 // How many packets of TCP were ever taken over.
 static __u64 taken_tcp SEC(".data.private");
+
+// How many changes were no packet's. The number of another is that of its
+// change less these: what counted is behind it.
+static __u64 by_hand SEC(".data.private");
 
 #define once(x) (*(volatile typeof(x) *)&(x))
 
@@ -196,7 +208,7 @@ inlined void add(__u64 ops, __u32 class, __u32 length)
 		figures.interval = ops;
 		figures.publications++;
 		pending = 0;
-		if (figures.watched)
+		if (figures.watched & PUBLICATIONS)
 			announce_now();
 	}
 	figures.pending = pending;
@@ -275,25 +287,48 @@ apart void finish(__u64 ops)
 	bpf_spin_unlock(&lock);
 }
 
-inlined int count(__u32 class, __u32 length)
+// A packet for those who trace: stats.Sighting, but that time is TAI.
+#define CAPTURE 128 // as many bytes as the nfqueue engine captures
+
+struct sighting {
+	__u64 number, time;
+	__u32 class, length;
+	__u32 in, out; // 0 is none
+	__u32 captured, unused;
+	__u8 head[CAPTURE];
+};
+
+struct {
+	int (*type)[BPF_MAP_TYPE_RINGBUF];
+	int (*max_entries)[2 << 20];
+} packets SEC(".maps");
+
+// count counts a packet. If it has a sighting, that gets its number.
+inlined int count(__u32 class, __u32 length, struct sighting *sighting)
 {
 	__u64 seq = once(figures.seq), time;
 
 	if (!(seq & BUSY) && __sync_bool_compare_and_swap(&figures.seq, seq, seq | BUSY)) {
+		if (sighting)
+			sighting->number = seq / STEP + 1 - by_hand;
 		add(seq / STEP + 1, class, length);
 		if (__sync_bool_compare_and_swap(&figures.seq, seq | BUSY, seq + STEP))
 			return NF_ACCEPT;
 		finish(seq / STEP + 1);
 		return NF_ACCEPT;
 	}
-	time = figures.watched ? bpf_ktime_get_tai_ns() : 0;
+	time = figures.watched & PUBLICATIONS ? bpf_ktime_get_tai_ns() : 0;
 	bpf_spin_lock(&lock);
 	seq = call();
 	if (seq & BUSY) {
 		put_aside(seq, class, length, time);
+		if (sighting)
+			sighting->number = aside.ops - by_hand;
 		bpf_spin_unlock(&lock);
 		return NF_ACCEPT;
 	}
+	if (sighting)
+		sighting->number = seq / STEP + 1 - by_hand;
 	bpf_spin_unlock(&lock);
 	add(seq / STEP + 1, class, length);
 	finish(seq / STEP + 1);
@@ -302,8 +337,6 @@ inlined int count(__u32 class, __u32 length)
 
 // What a packet is: the same answers as hook.Classify's, see there.
 
-// As many bytes as the nfqueue engine captures.
-#define CAPTURE 128
 #define IPV4_HEADER 20
 #define IPV6_HEADER 40
 #define EXTENSION 8 // the least that an extension header takes
@@ -410,21 +443,63 @@ inlined _Bool excluded(struct bpf_nf_ctx *ctx)
 	return device && device->type == ARPHRD_LOOPBACK;
 }
 
-SEC("netfilter")
-int count_ipv4(struct bpf_nf_ctx *ctx)
+inlined __u32 classify(struct sk_buff *skb, enum family family)
+{
+	return (family == IPV6 ? classify_ipv6(skb) : classify_ipv4(skb)) << 1 | family;
+}
+
+inlined __u32 index_of(const struct net_device *device) { return device ? device->ifindex : 0; }
+
+// see fills in a sighting, but for its number.
+inlined void see(struct sighting *s, struct bpf_nf_ctx *ctx, __u32 class)
+{
+	struct sk_buff *skb = ctx->skb;
+	__u32 size = skb->len;
+	struct bpf_dynptr packet;
+
+	s->time = bpf_ktime_get_tai_ns();
+	s->class = class;
+	s->length = size;
+	s->in = index_of(ctx->state->in);
+	s->out = index_of(ctx->state->out);
+	if (size > CAPTURE)
+		size = CAPTURE;
+	asm volatile("" : "+r"(size)); // else the verifier loses what it has just learnt
+	s->captured = 0;
+	if (!bpf_dynptr_from_skb(skb, 0, &packet) && !bpf_dynptr_read(s->head, size, &packet, 0, 0))
+		s->captured = size;
+}
+
+// count_traced counts a packet while somebody traces. It takes room for the
+// sighting before it counts: so once a packet is counted, either what it looks
+// like is in the ring, ahead of what comes later, or its number never will be.
+apart int count_traced(struct bpf_nf_ctx *ctx, enum family family)
+{
+	struct sighting *s = bpf_ringbuf_reserve(&packets, sizeof(*s), 0);
+	__u32 class = classify(ctx->skb, family);
+
+	if (!s)
+		return count(class, ctx->skb->len, 0);
+	see(s, ctx, class);
+	count(class, s->length, s);
+	bpf_ringbuf_submit(s, 0);
+	return NF_ACCEPT;
+}
+
+inlined int see_packet(struct bpf_nf_ctx *ctx, enum family family)
 {
 	if (excluded(ctx))
 		return NF_ACCEPT;
-	return count(classify_ipv4(ctx->skb) << 1 | IPV4, ctx->skb->len);
+	if (__builtin_expect(figures.watched & PACKETS, 0))
+		return count_traced(ctx, family);
+	return count(classify(ctx->skb, family), ctx->skb->len, 0);
 }
 
 SEC("netfilter")
-int count_ipv6(struct bpf_nf_ctx *ctx)
-{
-	if (excluded(ctx))
-		return NF_ACCEPT;
-	return count(classify_ipv6(ctx->skb) << 1 | IPV6, ctx->skb->len);
-}
+int count_ipv4(struct bpf_nf_ctx *ctx) { return see_packet(ctx, IPV4); }
+
+SEC("netfilter")
+int count_ipv6(struct bpf_nf_ctx *ctx) { return see_packet(ctx, IPV6); }
 
 // What hook/bpf.go runs. They are of a type that can be given a number (the
 // mark), and return AGAIN if there is a writer.
@@ -449,11 +524,12 @@ int set_counter(struct __sk_buff *argument)
 		bpf_spin_unlock(&lock);
 		return DONE;
 	}
+	by_hand++;
 	figures.interval = ++ops;
 	figures.publications++;
 	figures.pending = 0;
 	bpf_spin_unlock(&lock);
-	if (figures.watched)
+	if (figures.watched & PUBLICATIONS)
 		announce_now();
 	finish(ops);
 	return DONE;
@@ -475,6 +551,7 @@ int reset(void *unused __attribute__((unused)))
 			row->base.packets = row->live.packets + more->live.packets;
 			row->base.bytes = row->live.bytes + more->live.bytes;
 		}
+		by_hand++;
 		figures.interval = ops;
 		figures.pending = 0;
 		figures.at_reset = figures.counted;
