@@ -18,9 +18,10 @@
 // reads of one descriptor by several threads; nothing else is shared but the
 // [stats.Table], which readers copy without a lock. A request is too short to
 // be interrupted: FUSE interrupts (a Go program that reads is sent signals by
-// its own runtime) are ignored. But for watch, whose reads wait for the next
-// publication: an interrupt ends one with EINTR, and [stats.Table.Finish] all of
-// them with the end of the file.
+// its own runtime) are ignored. But for a [Stream], whose reads wait for what
+// comes next (watch: the next publication): an interrupt ends one with EINTR, and
+// [stats.Table.Finish], or what a [Tracer] has of that kind, all of them with the
+// end of the file.
 //
 // # Deadlock
 //

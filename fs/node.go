@@ -10,8 +10,6 @@ import (
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"kstat/stats"
 )
 
 // Dir is a folder. Nothing can be made or removed in it, by nobody.
@@ -108,16 +106,17 @@ func (*Dir) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32) 
 
 // File is a file as procfs and sysfs have them: its text is made when it is
 // read, and a write is a store. Read or Write may be nil: that cannot be done,
-// by nobody. Their errors become errnos. A file with Watch has neither: each
-// read is a line of what is published.
+// by nobody. Their errors become errnos. A file with Stream has neither: a read
+// waits for what comes next.
 type File struct {
 	Name  string
 	Mode  uint32 // permissions
 	Size  uint64 // what stat shows, in bytes
 	Read  func() ([]byte, error)
 	Write func([]byte) error
-	Watch func() (*stats.Watcher, error)
-	Log   *slog.Logger // is told of reads that are refused
+	// Stream opens what the file gives.
+	Stream func() (Stream, error)
+	Log    *slog.Logger // is told of reads that are refused
 }
 
 // Node is a [File] in a file system.
@@ -160,12 +159,12 @@ func (n *Node) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrI
 // lets root pass.
 func (n *Node) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	access := flags & unix.O_ACCMODE
-	if n.file.Watch != nil && access == unix.O_RDONLY {
-		w, err := newWatch(&n.file, flags&unix.O_NONBLOCK == 0)
+	if n.file.Stream != nil && access == unix.O_RDONLY {
+		s, err := newStream(&n.file, flags&unix.O_NONBLOCK == 0)
 		if err != nil {
 			return nil, 0, errno(err)
 		}
-		return w, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+		return s, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 	}
 	if access != unix.O_WRONLY && n.file.Read == nil || access != unix.O_RDONLY && n.file.Write == nil {
 		return nil, 0, syscall.EACCES

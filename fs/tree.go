@@ -29,7 +29,14 @@ type Engine interface {
 	Uncounted() (uint64, error)
 }
 
-// Tree is the figures as files. All fields must be set.
+// Tracer shows packets themselves. Its methods may be called by any goroutine.
+type Tracer interface {
+	Text() (Stream, error)   // for trace_pipe
+	Pcapng() (Stream, error) // for trace.pcapng
+}
+
+// Tree is the figures as files. All fields must be set, but for Tracer: without
+// it the tree lacks the files that show packets.
 type Tree struct {
 	Table   *stats.Table
 	Engine  Engine
@@ -37,18 +44,19 @@ type Tree struct {
 	Health  func() (h Health, uncounted uint64, err error) // for stats.json, at one look; an error is as one of Uncounted
 	PID     int                                            // of the daemon, for stats.json
 	Version string                                         // of the daemon, for stats.json
+	Tracer  Tracer
 	Log     *slog.Logger
 }
 
 // file is one file of the tree, before it belongs to one; see [File].
 type file struct {
-	name  string
-	mode  uint32
-	size  uint64
-	read  func(*Tree) ([]byte, error)
-	write func(*Tree, []byte) error
-	watch func(*Tree) (*stats.Watcher, error)
-	about string // for people, see Entry
+	name   string
+	mode   uint32
+	size   uint64
+	read   func(*Tree) ([]byte, error)
+	write  func(*Tree, []byte) error
+	stream func(*Tree) (Stream, error)
+	about  string // for people, see Entry
 }
 
 // of returns the file of a tree.
@@ -60,8 +68,8 @@ func (f *file) of(t *Tree) File {
 	if f.write != nil {
 		bound.Write = func(text []byte) error { return f.write(t, text) }
 	}
-	if f.watch != nil {
-		bound.Watch = func() (*stats.Watcher, error) { return f.watch(t) }
+	if f.stream != nil {
+		bound.Stream = func() (Stream, error) { return f.stream(t) }
 	}
 	return bound
 }
@@ -112,8 +120,22 @@ var files = []file{
 		}
 		return d.render()
 	}, about: "all of it, published and live; also what has gone wrong and was mended"},
-	{name: "watch", mode: 0o444, watch: func(t *Tree) (*stats.Watcher, error) { return t.Table.Watch() },
-		about: "a read waits for the next publication: its number, `nout`, packets of all protocols, nanoseconds since 1970"},
+	{name: "watch", mode: 0o444, stream: func(t *Tree) (Stream, error) {
+		w, err := t.Table.Watch()
+		if err != nil {
+			return nil, err
+		}
+		return watch{w}, nil
+	}, about: "a read waits for the next publication: its number, `nout`, packets of all protocols, nanoseconds since 1970"},
+}
+
+// traceFiles are in a tree that has a Tracer. They show what others send to
+// whom, and the beginning of it.
+var traceFiles = []file{
+	{name: "trace_pipe", mode: 0o400, stream: func(t *Tree) (Stream, error) { return t.Tracer.Text() },
+		about: "while it is read: a line per packet, as tcpdump writes it"},
+	{name: "trace.pcapng", mode: 0o400, stream: func(t *Tree) (Stream, error) { return t.Tracer.Pcapng() },
+		about: "while it is read: the same packets, for Wireshark and tshark"},
 }
 
 // protocolsDir holds a folder per protocol. All of them can be opened; those
@@ -152,7 +174,7 @@ func Files() []Entry {
 			entries = append(entries, Entry{Path: folder + f.name, Mode: f.mode, About: f.about})
 		}
 	}
-	add("", files)
+	add("", slices.Concat(files, traceFiles))
 	add(protocolsDir+"/NAME/", protocolFiles(stats.TCP))
 	return entries
 }
@@ -239,6 +261,9 @@ func (r *root) OnAdd(ctx context.Context) {
 	born := time.Now()
 	r.born = born
 	r.fill(ctx, r.tree, files)
+	if r.tree.Tracer != nil {
+		r.fill(ctx, r.tree, traceFiles)
+	}
 	protocols := &protocolsNode{Dir: Dir{born: born}, tree: r.tree}
 	r.addDir(ctx, protocolsDir, protocols)
 	for p := range stats.Other + 1 {

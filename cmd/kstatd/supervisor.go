@@ -265,6 +265,7 @@ func (s *supervisor) worker(ctx context.Context, first bool) (again bool, err er
 	if !s.state.started.Load() { // it died while it was stopping
 		links = hook.Links{}
 	}
+	s.state.table.Forget() // what goes on being counted by itself is to tell nobody
 	if !s.holding.Keep(links) {
 		s.state.beginGap(w.silent)
 	}

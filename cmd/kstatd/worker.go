@@ -14,6 +14,7 @@ import (
 	"kstat/fs"
 	"kstat/hook"
 	"kstat/stats"
+	"kstat/trace"
 	"kstat/version"
 )
 
@@ -76,15 +77,17 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 		s.opened(o)
 		tell(opened)
 	}
+	names, err := stats.HostNames()
+	if err != nil {
+		log.Warn("/etc/protocols cannot be read: built-in protocol names are used", "err", err)
+	}
+	packets := trace.New(s.table, names)
+	c.Tracer = packets
 	plain, err := holding.New(c, s.table)
 	if err != nil {
 		return errors.Join(err, connection.Close())
 	}
 	engine := &engine{Engine: plain, state: s}
-	names, err := stats.HostNames()
-	if err != nil {
-		log.Warn("/etc/protocols cannot be read: built-in protocol names are used", "err", err)
-	}
 	tree := &fs.Tree{
 		Table:   s.table,
 		Engine:  engine,
@@ -92,6 +95,7 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 		Health:  engine.health,
 		PID:     pid,
 		Version: version.String(),
+		Tracer:  tracer{packets},
 		Log:     log,
 	}
 	now := time.Now()
@@ -115,9 +119,24 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 	err = g.Wait()
 	log.Info("counting ended", "counted", s.table.Counted())
 	s.table.Finish()
+	packets.Finish()
 	tell(drained)
 	server.Drain(time.Second)
 	return err
+}
+
+// tracer shows packets in the tree.
+type tracer struct{ trace *trace.Trace }
+
+func (t tracer) Text() (fs.Stream, error)   { return asStream(t.trace.Text()) }
+func (t tracer) Pcapng() (fs.Stream, error) { return asStream(t.trace.Pcapng()) }
+
+// asStream keeps a reader that is none from becoming a stream that is one.
+func asStream(r *trace.Reader, err error) (fs.Stream, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // engine is one whose start and stop outlive it.
