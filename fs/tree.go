@@ -260,10 +260,7 @@ var _ gofs.NodeOnAdder = (*root)(nil)
 func (r *root) OnAdd(ctx context.Context) {
 	born := time.Now()
 	r.born = born
-	r.fill(ctx, r.tree, files)
-	if r.tree.Tracer != nil {
-		r.fill(ctx, r.tree, traceFiles)
-	}
+	r.fill(ctx, r.tree, r.files())
 	protocols := &protocolsNode{Dir: Dir{born: born}, tree: r.tree}
 	r.addDir(ctx, protocolsDir, protocols)
 	for p := range stats.Other + 1 {
@@ -271,6 +268,14 @@ func (r *root) OnAdd(ctx context.Context) {
 		protocols.addDir(ctx, r.tree.Names.Name(p), d)
 		d.fill(ctx, r.tree, protocolFiles(p))
 	}
+}
+
+// files returns the files at the top of the tree.
+func (r *root) files() []file {
+	if r.tree.Tracer == nil {
+		return files
+	}
+	return slices.Concat(files, traceFiles)
 }
 
 // protocolsNode is the folder of the protocols' folders.

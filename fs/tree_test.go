@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kstat/lab/sandbox"
+	"kstat/stats"
 )
 
 // TestContractTree: names, modes, sizes and owner as the contract lists them.
@@ -38,8 +40,12 @@ func TestContractTree(t *testing.T) {
 		"protocols":  {0o444, 0, "#name            number family      packets           bytes\n"},
 		"stats.json": {0o444, 0, "{"},
 		"watch":      {0o444, 0, ""},
-		"proto":      {os.ModeDir | 0o555, 0, ""},
-		"proto/tcp":  {os.ModeDir | 0o555, 0, ""},
+
+		"trace_pipe":   {0o400, 0, ""},
+		"trace.pcapng": {0o400, 0, ""},
+
+		"proto":     {os.ModeDir | 0o555, 0, ""},
+		"proto/tcp": {os.ModeDir | 0o555, 0, ""},
 
 		"proto/tcp/packets":     {0o444, 0, "0\n"},
 		"proto/ipv6-icmp/bytes": {0o444, 0, "0\n"},
@@ -54,7 +60,7 @@ func TestContractTree(t *testing.T) {
 		if info.Mode() != want.mode || info.Size() != want.size {
 			t.Errorf("%s: mode %v, size %d; want %v, %d", name, info.Mode(), info.Size(), want.mode, want.size)
 		}
-		if want.mode.IsRegular() && want.mode&0o400 != 0 && name != "watch" {
+		if want.mode.IsRegular() && want.mode&0o400 != 0 && name != "watch" && !strings.HasPrefix(name, "trace") {
 			if got := s.read(name); !strings.HasPrefix(got, want.text) || want.text != "{" && got != want.text {
 				t.Errorf("%s: got %q, want %q", name, got, want.text)
 			}
@@ -62,8 +68,8 @@ func TestContractTree(t *testing.T) {
 	}
 	entries, err := os.ReadDir(s.dir)
 	must(t, err)
-	if len(entries) != 12 {
-		t.Errorf("%d entries, want the contract's 12: %v", len(entries), entries)
+	if len(entries) != 14 {
+		t.Errorf("%d entries, want the contract's 14: %v", len(entries), entries)
 	}
 }
 
@@ -327,6 +333,11 @@ func TestOtherUsers(t *testing.T) {
 	if got := as("cat nout counter start proto/tcp/packets"); got != "0\n10\n0\n0\n" {
 		t.Errorf("reading as nobody: %q", got)
 	}
+	for _, file := range []string{"trace_pipe", "trace.pcapng"} {
+		if got := as("cat " + file); !strings.Contains(got, "Permission denied") {
+			t.Errorf("nobody reads %s: %q", file, got)
+		}
+	}
 	for _, file := range []string{"counter", "start", "reset", "nout"} {
 		if got := as("echo 1 > " + file); !strings.Contains(got, "Permission denied") {
 			t.Errorf("nobody writes %s: %q", file, got)
@@ -334,6 +345,54 @@ func TestOtherUsers(t *testing.T) {
 	}
 	s.expect("counter", "10\n")
 	s.expect("start", "0\n")
+}
+
+// TestTrace: what a tracer gives comes through buffers of any size, and its
+// errors become errnos.
+func TestTrace(t *testing.T) {
+	s := serve(t)
+	f, err := os.Open(s.path("trace_pipe"))
+	must(t, err)
+	got := make([]byte, 8*5)
+	_, err = io.ReadFull(f, got[:10]) // a line and a half
+	must(t, err)
+	for at := 10; at < len(got); at++ {
+		n, err := unix.Pread(int(f.Fd()), got[at:at+1], int64(99-at))
+		if n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if want := "line 1 line 2 line 3 line 4 line 5 line"; strings.ReplaceAll(string(got), "\n", " ")[:len(want)] != want {
+		t.Errorf("got %q", got)
+	}
+	second, err := os.Open(s.path("trace_pipe"))
+	must(t, err)
+	if third, err := os.Open(s.path("trace_pipe")); !errors.Is(err, unix.ENFILE) {
+		t.Errorf("one too many: got %v, %v", third, err)
+	}
+	must(t, f.Close(), second.Close())
+	if f, err := os.Open(s.path("trace.pcapng")); !errors.Is(err, unix.EBADE) {
+		t.Errorf("refused: got %v, %v", f, err)
+	}
+	if f, err := os.OpenFile(s.path("trace_pipe"), os.O_WRONLY, 0); !errors.Is(err, unix.EACCES) {
+		t.Errorf("writing: got %v, %v", f, err)
+	}
+	s.tell("idle")
+}
+
+// TestNoTracer: a tree without a tracer has no files that show packets.
+func TestNoTracer(t *testing.T) {
+	r := (&Tree{Table: stats.NewTable(), Names: stats.BuiltinNames()}).Root().(*root)
+	for _, tracer := range []Tracer{nil, new(verse)} {
+		r.tree.Tracer = tracer
+		var names []string
+		for _, f := range r.files() {
+			names = append(names, f.name)
+		}
+		if got := slices.Contains(names, "trace_pipe") && slices.Contains(names, "trace.pcapng"); got != (tracer != nil) || !slices.Contains(names, "nout") {
+			t.Errorf("with tracer %v: %v", tracer, names)
+		}
+	}
 }
 
 // TestStartRefused: the writer gets the engine's errno, start stays 0, and
