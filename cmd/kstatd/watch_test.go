@@ -20,18 +20,21 @@ import (
 	"kstat/stats"
 )
 
-// watching is a cat of watch.
+// watching is a cat of a file whose reads wait.
 type watching struct {
 	t     *testing.T
+	file  string
 	cmd   *exec.Cmd
 	lines *bufio.Reader
 	errs  strings.Builder
 }
 
-// watch starts a cat, and waits until it reads.
-func (d *running) watch() *watching {
+// watch starts a cat of watch, and waits until it reads.
+func (d *running) watch() *watching { return d.cat("watch") }
+
+func (d *running) cat(file string) *watching {
 	d.t.Helper()
-	w := &watching{t: d.t, cmd: sandbox.Command("cat", filepath.Join(d.dir, "watch"))}
+	w := &watching{t: d.t, file: file, cmd: sandbox.Command("cat", filepath.Join(d.dir, file))}
 	stdout, err := w.cmd.StdoutPipe()
 	must(d.t, err)
 	w.lines = bufio.NewReader(stdout)
@@ -43,18 +46,18 @@ func (d *running) watch() *watching {
 			_ = w.cmd.Wait()
 		}
 	})
-	await(d.t, "a read of watch", 10*time.Second, w.blocked)
+	await(d.t, "a read of "+file, 10*time.Second, w.blocked)
 	return w
 }
 
-// blocked reports whether the command is in a read of watch.
+// blocked reports whether the command is in a read of the file.
 func (w *watching) blocked() bool {
 	proc := fmt.Sprintf("/proc/%d/", w.cmd.Process.Pid)
 	in, _ := os.ReadFile(proc + "syscall")
 	var number, fd int
 	_, _ = fmt.Sscanf(string(in), "%d 0x%x", &number, &fd)
 	name, _ := os.Readlink(fmt.Sprint(proc, "fd/", fd))
-	return number == unix.SYS_READ && filepath.Base(name) == "watch"
+	return number == unix.SYS_READ && filepath.Base(name) == w.file
 }
 
 // expect takes a line, and compares it but for its time, which is returned.
