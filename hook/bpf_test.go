@@ -506,11 +506,13 @@ func BenchmarkProgram(b *testing.B) {
 	})
 	must(b, err)
 	defer empty.Close()
-	f, err := l.feed()
+	feeds, err := l.held.feeds(Config{Tracer: forgetful{}}, l.table)
 	must(b, err)
-	fed := make(chan error, 1)
-	go func() { fed <- f.run() }()
-	defer func() { must(b, f.end(), <-fed) }()
+	for _, f := range feeds {
+		fed := make(chan error, 1)
+		go func() { fed <- f.run() }()
+		defer func() { must(b, f.end(), <-fed) }()
+	}
 	tcp6 := v6(extHopByHop, ext(extDestination, 0, 8), fragment(extDestination, 0, true), ext(6, 0, 8))
 	for _, bench := range []struct {
 		name    string
@@ -518,14 +520,16 @@ func BenchmarkProgram(b *testing.B) {
 		counter uint32
 		packet  []byte
 		watched bool
+		traced  bool
 	}{
-		{"empty", empty, 10, v4(5, 6), false},
-		{"IPv4 TCP, N=10", l.programs[stats.IPv4], 10, v4(5, 6), false},
-		{"IPv4 TCP, N=1", l.programs[stats.IPv4], 1, v4(5, 6), false},
-		{"IPv4 TCP, N=10, watched", l.programs[stats.IPv4], 10, v4(5, 6), true},
-		{"IPv4 TCP, N=1, watched", l.programs[stats.IPv4], 1, v4(5, 6), true},
-		{"IPv6 TCP, N=10", l.programs[stats.IPv6], 10, v6(6), false},
-		{"IPv6 TCP behind three headers, N=10", l.programs[stats.IPv6], 10, tcp6, false},
+		{"empty", empty, 10, v4(5, 6), false, false},
+		{"IPv4 TCP, N=10", l.programs[stats.IPv4], 10, v4(5, 6), false, false},
+		{"IPv4 TCP, N=1", l.programs[stats.IPv4], 1, v4(5, 6), false, false},
+		{"IPv4 TCP, N=10, watched", l.programs[stats.IPv4], 10, v4(5, 6), true, false},
+		{"IPv4 TCP, N=1, watched", l.programs[stats.IPv4], 1, v4(5, 6), true, false},
+		{"IPv4 TCP, N=10, traced", l.programs[stats.IPv4], 10, append(v4(5, 6), make([]byte, 1480)...), false, true},
+		{"IPv6 TCP, N=10", l.programs[stats.IPv6], 10, v6(6), false, false},
+		{"IPv6 TCP behind three headers, N=10", l.programs[stats.IPv6], 10, tcp6, false, false},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			must(b, l.table.SetCounter(bench.counter))
@@ -534,6 +538,8 @@ func BenchmarkProgram(b *testing.B) {
 				must(b, err)
 				defer w.Close()
 			}
+			l.table.Trace(bench.traced)
+			defer l.table.Trace(false)
 			_, each, err := bench.program.Benchmark(bench.packet, b.N, b.ResetTimer)
 			must(b, err)
 			b.ReportMetric(float64(each.Nanoseconds()), "ns/op")

@@ -14,6 +14,7 @@
 #define ksym __attribute__((section(".ksyms")))
 #define core __attribute__((preserve_access_index))
 #define apart static __attribute__((noinline)) // not to be copied into what is fast
+#define global __attribute__((noinline)) // apart, and verified once, not for each call
 #define inlined static inline __attribute__((always_inline))
 
 // Their calls must be GPL's: the kernel functions below are for such programs.
@@ -189,11 +190,12 @@ apart void announce(const struct publication *since)
 	bpf_ringbuf_output(&publications, &p, sizeof(p), 0);
 }
 
-apart void announce_now(void)
+global int announce_now(void)
 {
 	struct publication now = { .time = bpf_ktime_get_tai_ns() };
 
 	announce(&now);
+	return 0;
 }
 
 // add counts the packet that is change number ops. The caller is the writer, and
@@ -274,7 +276,7 @@ inlined void leave(__u64 ops)
 // finish ends change number ops, for a writer that was called. What was counted
 // aside is announced, which cannot be done with the lock held, as long as more
 // comes.
-apart void finish(__u64 ops)
+global int finish(__u64 ops)
 {
 	bpf_spin_lock(&lock);
 #pragma clang loop unroll(disable)
@@ -285,6 +287,7 @@ apart void finish(__u64 ops)
 	}
 	leave(take_over(ops));
 	bpf_spin_unlock(&lock);
+	return 0;
 }
 
 // A packet for those who trace: stats.Sighting, but that time is TAI.
@@ -314,8 +317,7 @@ inlined int count(__u32 class, __u32 length, struct sighting *sighting)
 		add(seq / STEP + 1, class, length);
 		if (__sync_bool_compare_and_swap(&figures.seq, seq | BUSY, seq + STEP))
 			return NF_ACCEPT;
-		finish(seq / STEP + 1);
-		return NF_ACCEPT;
+		goto called;
 	}
 	time = figures.watched & PUBLICATIONS ? bpf_ktime_get_tai_ns() : 0;
 	bpf_spin_lock(&lock);
@@ -331,6 +333,7 @@ inlined int count(__u32 class, __u32 length, struct sighting *sighting)
 		sighting->number = seq / STEP + 1 - by_hand;
 	bpf_spin_unlock(&lock);
 	add(seq / STEP + 1, class, length);
+called:
 	finish(seq / STEP + 1);
 	return NF_ACCEPT;
 }
@@ -453,6 +456,9 @@ inlined __u32 index_of(const struct net_device *device) { return device ? device
 // see fills in a sighting, but for its number.
 inlined void see(struct sighting *s, struct bpf_nf_ctx *ctx, __u32 class)
 {
+	// Cast, because else the verifier asks for each pointer in it how far that
+	// may be trusted, by going through all names of the kernel: 3 ms each.
+	const struct nf_hook_state *state = cast(ctx->state, struct nf_hook_state);
 	struct sk_buff *skb = ctx->skb;
 	__u32 size = skb->len;
 	struct bpf_dynptr packet;
@@ -460,8 +466,8 @@ inlined void see(struct sighting *s, struct bpf_nf_ctx *ctx, __u32 class)
 	s->time = bpf_ktime_get_tai_ns();
 	s->class = class;
 	s->length = size;
-	s->in = index_of(ctx->state->in);
-	s->out = index_of(ctx->state->out);
+	s->in = index_of(state->in);
+	s->out = index_of(state->out);
 	if (size > CAPTURE)
 		size = CAPTURE;
 	asm volatile("" : "+r"(size)); // else the verifier loses what it has just learnt
@@ -473,10 +479,9 @@ inlined void see(struct sighting *s, struct bpf_nf_ctx *ctx, __u32 class)
 // count_traced counts a packet while somebody traces. It takes room for the
 // sighting before it counts: so once a packet is counted, either what it looks
 // like is in the ring, ahead of what comes later, or its number never will be.
-apart int count_traced(struct bpf_nf_ctx *ctx, enum family family)
+apart int count_traced(struct bpf_nf_ctx *ctx, __u32 class)
 {
 	struct sighting *s = bpf_ringbuf_reserve(&packets, sizeof(*s), 0);
-	__u32 class = classify(ctx->skb, family);
 
 	if (!s)
 		return count(class, ctx->skb->len, 0);
@@ -488,11 +493,14 @@ apart int count_traced(struct bpf_nf_ctx *ctx, enum family family)
 
 inlined int see_packet(struct bpf_nf_ctx *ctx, enum family family)
 {
+	__u32 class;
+
 	if (excluded(ctx))
 		return NF_ACCEPT;
+	class = classify(ctx->skb, family); // once: to verify it takes the kernel milliseconds
 	if (__builtin_expect(figures.watched & PACKETS, 0))
-		return count_traced(ctx, family);
-	return count(classify(ctx->skb, family), ctx->skb->len, 0);
+		return count_traced(ctx, class);
+	return count(class, ctx->skb->len, 0);
 }
 
 SEC("netfilter")
