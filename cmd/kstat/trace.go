@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"kstat/stats"
+	"kstat/view/trace"
+)
+
+// tracing is what the command line of kstat trace says.
+type tracing struct {
+	mount   string
+	pcap    string
+	count   uint64
+	noColor bool
+}
+
+func (t *tracing) add(flags *flag.FlagSet) {
+	flags.StringVar(&t.mount, "mount", "", "`DIR` of the daemon's tree (default mnt/kstat if it is there, else /run/kstat)")
+	flags.StringVar(&t.pcap, "pcap", "", "write packets to `FILE`, for tshark and tcpdump, instead of lines; - is standard output")
+	flags.Func("n", "end after `COUNT` packets", func(s string) (err error) {
+		if t.count, err = strconv.ParseUint(s, 10, 64); err != nil || t.count == 0 {
+			return errors.New("take a number from 1 on")
+		}
+		return nil
+	})
+	flags.BoolVar(&t.noColor, "no-color", false, "no colors on a terminal, as with NO_COLOR in the environment")
+}
+
+func traceCommand(c *command, args []string) int {
+	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	var t tracing
+	t.add(flags)
+	if status, ok := c.parse(flags, args); !ok {
+		return status
+	}
+	names, _ := stats.HostNames() // built-in ones do as well
+	filter, err := trace.ParseFilter(strings.Join(flags.Args(), " "), names)
+	if err != nil {
+		return c.misuse("%v", err)
+	}
+	if t.pcap == "-" && isTerminal(os.Stdout) {
+		return c.misuse("packets are not for a terminal: kstat trace --pcap - | tshark -r -")
+	}
+	color := !t.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout)
+	if err := t.run(trace.Options{Filter: filter, Names: names, Count: t.count, Color: color}); err != nil {
+		fmt.Fprintln(os.Stderr, "kstat trace:", err)
+		return exitFailure
+	}
+	return 0
+}
+
+// run shows packets until there are enough, or until nobody wants more.
+func (t *tracing) run(o trace.Options) (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	signal.Ignore(syscall.SIGPIPE)
+	name, show := trace.Text, trace.Lines
+	if t.pcap != "" {
+		name, show = trace.Pcapng, trace.Blocks
+	}
+	in, err := trace.Open(t.mount, name)
+	if err != nil {
+		return err
+	}
+	var out io.Writer = os.Stdout
+	if t.pcap != "" && t.pcap != "-" {
+		f, err := os.OpenFile(t.pcap, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // what root alone may see
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		out = f
+	}
+	if cure, stopped := trace.Stopped(in); stopped {
+		fmt.Fprintln(os.Stderr, "kstat trace: it is not counting yet:", cure)
+	}
+	summary, err := show(ctx, in, out, o)
+	fmt.Fprintln(os.Stderr, summary)
+	switch {
+	case errors.Is(err, syscall.EPIPE):
+		return nil
+	case trace.Died(err):
+		return fmt.Errorf("the daemon's worker has died, and what came since is not shown: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kstat/lab/sandbox"
+	"kstat/lab/traffic"
+)
+
+// daemon starts a kstatd, and returns the folder of its tree.
+func daemon(t *testing.T) (cmd *exec.Cmd, dir string) {
+	t.Helper()
+	needWorld(t)
+	path := filepath.Join(t.TempDir(), "kstatd")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../kstatd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	dir = filepath.Join(t.TempDir(), "tree")
+	cmd = sandbox.Command(path, "--mount", dir, "--start")
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			_ = cmd.Process.Signal(unix.SIGTERM)
+			_ = cmd.Wait()
+		}
+	})
+	wait(t, "a daemon", func() bool {
+		start, err := os.ReadFile(filepath.Join(dir, "start"))
+		return err == nil && string(start) == "1\n"
+	})
+	return cmd, dir
+}
+
+func wait(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("there is not", what)
+		}
+	}
+}
+
+// traceRun is a kstat trace that runs.
+type traceRun struct {
+	t           *testing.T
+	cmd         *exec.Cmd
+	out, errors bytes.Buffer
+}
+
+// startTrace starts a kstat trace, and waits until it reads.
+func startTrace(t *testing.T, dir string, args ...string) *traceRun {
+	t.Helper()
+	r := &traceRun{t: t, cmd: tool(append([]string{"trace", "--mount", dir}, args...)...)}
+	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errors
+	must(t, r.cmd.Start())
+	wait(t, "a trace that reads", func() bool { return reads(r.cmd.Process.Pid) })
+	return r
+}
+
+// reads reports whether a process has a trace open.
+func reads(pid int) bool {
+	open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	return slices.ContainsFunc(open, func(fd string) bool {
+		name, _ := os.Readlink(fd)
+		return strings.HasPrefix(filepath.Base(name), "trace")
+	})
+}
+
+// end waits for the end, of itself or by a signal.
+func (r *traceRun) end(signal unix.Signal) outcome {
+	r.t.Helper()
+	if signal != 0 {
+		must(r.t, r.cmd.Process.Signal(signal))
+	}
+	_ = r.cmd.Wait()
+	return outcome{r.cmd.ProcessState.ExitCode(), r.out.String(), r.errors.String()}
+}
+
+// matches compares a text with lines, each a regular expression.
+func matches(text string, lines ...string) bool {
+	return regexp.MustCompile(`^` + strings.Join(lines, "\n") + "\n$").MatchString(text)
+}
+
+// TestTrace: with a daemon, lines in columns and packets in a file that tshark
+// reads; an end of each kind, and how many there were.
+func TestTrace(t *testing.T) {
+	kstatd, dir := daemon(t)
+	lo := netip.MustParseAddr("127.0.0.1")
+	closed, err := traffic.ClosedPort(lo)
+	must(t, err)
+	sink, err := traffic.UDPSink(lo)
+	must(t, err)
+	defer sink.Close()
+	send := func() { // 6 TCP, 5 UDP, 4 ICMP
+		must(t, traffic.TCPConnect(closed, 3), traffic.UDP(sink.AddrPort, 5, 10), traffic.Ping(lo, 2))
+	}
+	const place = `127\.0\.0\.1(\.\d+)?`
+	columns := func(rest string) string {
+		return `\d\d:\d\d:\d\d\.\d{6}  lo    Out  IP   ` + place + ` > ` + place + ` +` + rest
+	}
+	udp := columns(`UDP, length 10`)
+
+	t.Run("enough", func(t *testing.T) {
+		r := startTrace(t, dir, "-n", "4", "udp", "and", "port", fmt.Sprint(sink.AddrPort.Port()))
+		send()
+		if got := r.end(0); got.status != 0 || !matches(got.stdout, udp, udp, udp, udp) || !matches(got.stderr, `4 packets shown of 1\d, 0 missed`) {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("interrupted", func(t *testing.T) {
+		for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGTERM} {
+			r := startTrace(t, dir, "icmp or (tcp and dst port "+fmt.Sprint(closed.Port())+")")
+			send()
+			wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
+			syn, request, reply := columns(`Flags \[S\], .*`), columns(`ICMP echo request, .*`), columns(`ICMP echo reply, .*`)
+			if got := r.end(signal); got.status != 0 || !matches(got.stdout, syn, syn, syn, request, reply, request, reply) || got.stderr != "7 packets shown of 15, 0 missed\n" {
+				t.Errorf("%v: %+v", signal, got)
+			}
+		}
+	})
+	t.Run("into a file", func(t *testing.T) {
+		tshark, err := exec.LookPath("tshark")
+		if err != nil {
+			if os.Getenv("KSTAT_REQUIRE") == "1" {
+				t.Fatal("needs tshark:", err)
+			}
+			t.Skip("needs tshark: apt-get install tshark")
+		}
+		file := filepath.Join(t.TempDir(), "packets.pcapng")
+		r := startTrace(t, dir, "--pcap", file, "not icmp")
+		send()
+		wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
+		if got := r.end(unix.SIGINT); got != (outcome{0, "", "11 packets shown of 15, 0 missed\n"}) {
+			t.Errorf("%+v", got)
+		}
+		info, err := os.Stat(file)
+		must(t, err)
+		if info.Mode() != 0o600 {
+			t.Errorf("others may read it: %v", info.Mode())
+		}
+		cmd := sandbox.Command(tshark, "-r", "-", "-T", "fields", "-E", "separator= ", "-e", "frame.interface_name", "-e", "ip.proto", "-e", "tcp.flags.syn", "-e", "udp.length")
+		if cmd.Stdin, err = os.Open(file); err != nil {
+			t.Fatal(err)
+		}
+		got := end(t, cmd)
+		tcp := strings.Repeat("lo 6 1 \nlo 6 0 \n", 3)
+		if want := tcp + strings.Repeat("lo 17  18\n", 5); got.status != 0 || got.stdout != want {
+			t.Errorf("%+v, want\n%s", got, want)
+		}
+	})
+	t.Run("into a pipe that closes", func(t *testing.T) {
+		for _, args := range []string{"udp | head -n 2", "--pcap - | head -c 200"} {
+			cmd := tool()
+			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `exec 3>&1; ( /proc/` + fmt.Sprint(os.Getpid()) + `/exe trace --mount "$0" ` + strings.Replace(args, " |", ` 2>&3; echo "status $?" >&3 ) |`, 1), dir}
+			var out bytes.Buffer
+			cmd.Stdout = &out
+			must(t, cmd.Start())
+			ended := make(chan error)
+			go func() { ended <- cmd.Wait() }()
+			for done := false; !done; {
+				must(t, traffic.UDP(sink.AddrPort, 1, 10))
+				select {
+				case err := <-ended:
+					must(t, err)
+					done = true
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+			if got := out.String(); !regexp.MustCompile(`(?s)\d+ packets? shown( of \d+)?, 0 missed\nstatus 0\n`).MatchString(got) {
+				t.Errorf("%s: %q", args, got)
+			}
+		}
+	})
+	t.Run("stopped", func(t *testing.T) {
+		start := filepath.Join(dir, "start")
+		must(t, os.WriteFile(start, []byte("0"), 0))
+		r := startTrace(t, dir)
+		if got, want := r.end(unix.SIGINT), "kstat trace: it is not counting yet: echo 1 > "+start+"\n0 packets shown, 0 missed\n"; got != (outcome{0, "", want}) {
+			t.Errorf("%+v", got)
+		}
+		must(t, os.WriteFile(start, []byte("1"), 0))
+	})
+	t.Run("the worker dies", func(t *testing.T) {
+		r := startTrace(t, dir)
+		must(t, traffic.UDP(sink.AddrPort, 1, 10))
+		wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
+		children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", kstatd.Process.Pid))
+		must(t, err)
+		for _, file := range children {
+			var worker int
+			text, _ := os.ReadFile(file)
+			if n, _ := fmt.Sscan(string(text), &worker); n == 1 {
+				must(t, unix.Kill(worker, unix.SIGKILL))
+			}
+		}
+		if got := r.end(0); got.status != 1 || !matches(got.stdout, udp) || !matches(got.stderr, `1 packet shown, 0 missed`, `kstat trace: the daemon's worker has died, and what came since is not shown: .*`) {
+			t.Errorf("%+v", got)
+		}
+		wait(t, "a new worker", func() bool {
+			text, err := os.ReadFile(filepath.Join(dir, "start"))
+			return err == nil && string(text) == "1\n"
+		})
+	})
+	t.Run("the daemon ends", func(t *testing.T) {
+		r := startTrace(t, dir)
+		must(t, traffic.UDP(sink.AddrPort, 2, 10), kstatd.Process.Signal(unix.SIGTERM), kstatd.Wait())
+		if got := r.end(0); got.status != 0 || !matches(got.stdout, udp, udp) || got.stderr != "2 packets shown, 0 missed\n" {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// drained reports whether a process waits for the next packet: all of its
+// threads sleep.
+func drained(pid int) bool {
+	for range 20 {
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, file := range files {
+			stat, _ := os.ReadFile(file)
+			if _, after, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(after, "S") {
+				return false
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return true
+}
+
+// TestTraceMisuse: each mistake is told by a line, with what to do.
+func TestTraceMisuse(t *testing.T) {
+	empty := t.TempDir()
+	tree := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(tree, "nout"), []byte("0\n"), 0o644))
+	for _, c := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{"--mount", empty}, 1, "kstat trace: " + empty + ": no kstatd is here\n"},
+		{[]string{"--mount", tree}, 1, "kstat trace: " + tree + "/trace_pipe: this tree has no such file: only that of a daemon has (kstatd, of this version)\n"},
+		{[]string{"--mount", tree, "--pcap", "x"}, 1, "kstat trace: " + tree + "/trace.pcapng: this tree has no such file: only that of a daemon has (kstatd, of this version)\n"},
+		{nil, 1, "kstat trace: no kstatd is on mnt/kstat or /run/kstat: start one, or say with --mount where it is\n"},
+		{[]string{"-n", "0"}, 2, "kstat trace: invalid value \"0\" for flag -n: take a number from 1 on (kstat trace --help lists the flags)\n"},
+		{[]string{"tpc"}, 2, "kstat trace: filter: \"tpc\" where a protocol, or ip, ip6, proto, host, net, port, portrange, src, dst is expected (kstat trace --help lists the flags)\n"},
+	} {
+		if _, err := os.Stat("/run/kstat"); c.args == nil && err == nil {
+			continue // the host has one
+		}
+		cmd := tool(append([]string{"trace"}, c.args...)...)
+		cmd.Dir = empty
+		if got := end(t, cmd); got != (outcome{c.status, "", c.want}) {
+			t.Errorf("%q: %+v, want %q", c.args, got, c.want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(empty, "x")); err == nil {
+		t.Error("a file was written")
+	}
+}
