@@ -204,7 +204,7 @@ type packetSink struct {
 type sighting struct {
 	number, time           uint64
 	class, length, in, out uint32
-	captured, unused       uint32
+	captured               uint32
 	head                   [copyRange]byte
 }
 

@@ -37,7 +37,7 @@ func option(b []byte, o *layers.TCPOption) []byte {
 	case kind == layers.TCPOptionKindSACKPermitted && len(data) == 0:
 		return append(b, "sackOK"...)
 	case kind == layers.TCPOptionKindTimestamps && len(data) == 8:
-		return fmt.Appendf(b, "TS val %d ecr %d", word(0), word(1))
+		return number(number(b, "TS val ", word(0)), " ecr ", word(1))
 	case kind == layers.TCPOptionKindSACK && len(data) > 0 && len(data)%8 == 0:
 		b = fmt.Appendf(b, "sack %d ", len(data)/8)
 		for i := 0; i < len(data)/4; i += 2 {
