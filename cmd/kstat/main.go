@@ -32,13 +32,10 @@ type command struct {
 var commands = []*command{
 	{"run", "[FLAG]… [--] COMMAND [ARG]…", "run a command in a private world that has the module", run},
 	{"grade", "[FLAG]… [-- COMMAND [ARG]…]", "grade an implementation, or a command, by a rubric", gradeCommand},
-<<<<<<< HEAD
 	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand},
 	{"top", "[FLAG]…", "show what a running kstatd counts, live", topCommand},
 	{"watch", "[FLAG]…", "print what a running kstatd publishes, a line each", watchCommand},
-=======
 	{"trace", "[FLAG]… [FILTER]", "show each packet as kstatd counts it, or those that a filter like tcpdump's lets pass", traceCommand},
->>>>>>> 7429c69 (kstat trace: shows, filters and saves packets as a daemon counts them)
 	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko},
 }
 
