@@ -55,4 +55,7 @@
 // Whatever happens, a panic while counting included, the verdict is ACCEPT.
 // What passed the rule and was not counted shows in [NFQueue.Uncounted],
 // because the kernel counts at the rule as well.
+//
+// While somebody traces ([stats.Table.Traced]), packets that have been counted are
+// shown to [Config.Tracer], with their first bytes, before the verdict.
 package hook

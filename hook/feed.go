@@ -104,6 +104,11 @@ func (f *feed) end() error { return f.ring.Flush() }
 // read waits for something, and reads until all that was counted by then has
 // been passed on. What did not come was lost.
 func (f *feed) read() error {
+	var limit time.Time // none
+	if f.sink.wanted() {
+		limit = time.Now().Add(feedLimit)
+	}
+	f.ring.SetDeadline(limit)
 	if _, err := f.next(); err != nil {
 		return err
 	}
@@ -123,14 +128,9 @@ func (f *feed) read() error {
 	}
 }
 
-// next waits for a record, and adds it; or for the end, or for so long that
-// others may have been lost. It returns how much of the ring it has freed.
+// next waits for a record, and adds it; or for the end, or the deadline. It
+// returns how much of the ring it has freed.
 func (f *feed) next() (freed int, err error) {
-	var limit time.Time
-	if f.sink.wanted() {
-		limit = time.Now().Add(feedLimit)
-	}
-	f.ring.SetDeadline(limit)
 	switch err := f.ring.ReadInto(&f.record); {
 	case errors.Is(err, ringbuf.ErrFlushed):
 		f.ended = true

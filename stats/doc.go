@@ -13,7 +13,7 @@
 // ([ViewTable]) of memory that is shared with it, and only reads.
 //
 // Whoever wants to see each publication has a [Watcher]: while there is one, all
-// are kept in a ring, each with the figures of its own packet, and a watcher that
+// are kept in a ring (package ring), each with the figures of its own packet, and a watcher that
 // is overtaken is told how many it missed.
 //
 // # Concurrency
