@@ -14,18 +14,19 @@ import (
 
 	"kstat/stats"
 	"kstat/view/trace"
+	"kstat/view/tree"
 )
 
 // tracing is what the command line of kstat trace says.
 type tracing struct {
-	mount   string
+	mount   *string
 	pcap    string
 	count   uint64
 	noColor bool
 }
 
 func (t *tracing) add(flags *flag.FlagSet) {
-	flags.StringVar(&t.mount, "mount", "", "`DIR` of the daemon's tree (default mnt/kstat if it is there, else /run/kstat)")
+	t.mount = mountFlag(flags)
 	flags.StringVar(&t.pcap, "pcap", "", "write packets to `FILE`, for tshark and tcpdump, instead of lines; - is standard output")
 	flags.Func("n", "end after `COUNT` packets", func(s string) (err error) {
 		if t.count, err = strconv.ParseUint(s, 10, 64); err != nil || t.count == 0 {
@@ -36,27 +37,25 @@ func (t *tracing) add(flags *flag.FlagSet) {
 	flags.BoolVar(&t.noColor, "no-color", false, "no colors on a terminal, as with NO_COLOR in the environment")
 }
 
-func traceCommand(c *command, args []string) int {
-	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
-	var t tracing
+func traceCommand(c *command, flags *flag.FlagSet) func([]string) int {
+	t := new(tracing)
 	t.add(flags)
-	if status, ok := c.parse(flags, args); !ok {
-		return status
+	return func([]string) int {
+		names, _ := stats.HostNames() // built-in ones do as well
+		filter, err := trace.ParseFilter(strings.Join(flags.Args(), " "), names)
+		if err != nil {
+			return c.misuse("%v", err)
+		}
+		if t.pcap == "-" && isTerminal(os.Stdout) {
+			return c.misuse("packets are not for a terminal: kstat trace --pcap - | tshark -r -")
+		}
+		color := !t.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout)
+		if err := t.run(trace.Options{Filter: filter, Names: names, Count: t.count, Color: color}); err != nil {
+			fmt.Fprintln(os.Stderr, "kstat trace:", err)
+			return exitFailure
+		}
+		return 0
 	}
-	names, _ := stats.HostNames() // built-in ones do as well
-	filter, err := trace.ParseFilter(strings.Join(flags.Args(), " "), names)
-	if err != nil {
-		return c.misuse("%v", err)
-	}
-	if t.pcap == "-" && isTerminal(os.Stdout) {
-		return c.misuse("packets are not for a terminal: kstat trace --pcap - | tshark -r -")
-	}
-	color := !t.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout)
-	if err := t.run(trace.Options{Filter: filter, Names: names, Count: t.count, Color: color}); err != nil {
-		fmt.Fprintln(os.Stderr, "kstat trace:", err)
-		return exitFailure
-	}
-	return 0
 }
 
 // run shows packets until there are enough, or until nobody wants more.
@@ -68,10 +67,15 @@ func (t *tracing) run(o trace.Options) (err error) {
 	if t.pcap != "" {
 		name, show = trace.Pcapng, trace.Blocks
 	}
-	in, err := trace.Open(t.mount, name)
+	where, err := tree.Find(*t.mount)
 	if err != nil {
 		return err
 	}
+	in, err := trace.Open(where, name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
 	var out io.Writer = os.Stdout
 	if t.pcap != "" && t.pcap != "-" {
 		f, err := os.OpenFile(t.pcap, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // what root alone may see

@@ -19,32 +19,6 @@ import (
 	"kstat/lab/traffic"
 )
 
-// daemon starts a kstatd, and returns the folder of its tree.
-func daemon(t *testing.T) (cmd *exec.Cmd, dir string) {
-	t.Helper()
-	needWorld(t)
-	path := filepath.Join(t.TempDir(), "kstatd")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../kstatd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	dir = filepath.Join(t.TempDir(), "tree")
-	cmd = sandbox.Command(path, "--mount", dir, "--start")
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Signal(unix.SIGTERM)
-			_ = cmd.Wait()
-		}
-	})
-	wait(t, "a daemon", func() bool {
-		start, err := os.ReadFile(filepath.Join(dir, "start"))
-		return err == nil && string(start) == "1\n"
-	})
-	return cmd, dir
-}
-
 func wait(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
@@ -98,7 +72,8 @@ func matches(text string, lines ...string) bool {
 // TestTrace: with a daemon, lines in columns and packets in a file that tshark
 // reads; an end of each kind, and how many there were.
 func TestTrace(t *testing.T) {
-	kstatd, dir := daemon(t)
+	dir := filepath.Join(t.TempDir(), "tree")
+	d := startDaemon(t, dir, "--start")
 	lo := netip.MustParseAddr("127.0.0.1")
 	closed, err := traffic.ClosedPort(lo)
 	must(t, err)
@@ -153,9 +128,10 @@ func TestTrace(t *testing.T) {
 			t.Errorf("others may read it: %v", info.Mode())
 		}
 		cmd := sandbox.Command(tshark, "-r", "-", "-T", "fields", "-E", "separator= ", "-e", "frame.interface_name", "-e", "ip.proto", "-e", "tcp.flags.syn", "-e", "udp.length")
-		if cmd.Stdin, err = os.Open(file); err != nil {
-			t.Fatal(err)
-		}
+		packets, err := os.Open(file)
+		must(t, err)
+		defer packets.Close()
+		cmd.Stdin = packets
 		got := end(t, cmd)
 		tcp := strings.Repeat("lo 6 1 \nlo 6 0 \n", 3)
 		if want := tcp + strings.Repeat("lo 17  18\n", 5); got.status != 0 || got.stdout != want {
@@ -198,15 +174,7 @@ func TestTrace(t *testing.T) {
 		r := startTrace(t, dir)
 		must(t, traffic.UDP(sink.AddrPort, 1, 10))
 		wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
-		children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", kstatd.Process.Pid))
-		must(t, err)
-		for _, file := range children {
-			var worker int
-			text, _ := os.ReadFile(file)
-			if n, _ := fmt.Sscan(string(text), &worker); n == 1 {
-				must(t, unix.Kill(worker, unix.SIGKILL))
-			}
-		}
+		must(t, unix.Kill(d.worker(), unix.SIGKILL))
 		if got := r.end(0); got.status != 1 || !matches(got.stdout, udp) || !matches(got.stderr, `1 packet shown, 0 missed`, `kstat trace: the daemon's worker has died, and what came since is not shown: .*`) {
 			t.Errorf("%+v", got)
 		}
@@ -217,7 +185,8 @@ func TestTrace(t *testing.T) {
 	})
 	t.Run("the daemon ends", func(t *testing.T) {
 		r := startTrace(t, dir)
-		must(t, traffic.UDP(sink.AddrPort, 2, 10), kstatd.Process.Signal(unix.SIGTERM), kstatd.Wait())
+		must(t, traffic.UDP(sink.AddrPort, 2, 10))
+		d.end(unix.SIGTERM)
 		if got := r.end(0); got.status != 0 || !matches(got.stdout, udp, udp) || got.stderr != "2 packets shown, 0 missed\n" {
 			t.Errorf("%+v", got)
 		}
@@ -250,10 +219,10 @@ func TestTraceMisuse(t *testing.T) {
 		status int
 		want   string
 	}{
-		{[]string{"--mount", empty}, 1, "kstat trace: " + empty + ": no kstatd is here\n"},
+		{[]string{"--mount", empty}, 1, "kstat trace: no kstatd is mounted on " + empty + ": start one there, or name another directory by --mount\n"},
 		{[]string{"--mount", tree}, 1, "kstat trace: " + tree + "/trace_pipe: this tree has no such file: only that of a daemon has (kstatd, of this version)\n"},
 		{[]string{"--mount", tree, "--pcap", "x"}, 1, "kstat trace: " + tree + "/trace.pcapng: this tree has no such file: only that of a daemon has (kstatd, of this version)\n"},
-		{nil, 1, "kstat trace: no kstatd is on mnt/kstat or /run/kstat: start one, or say with --mount where it is\n"},
+		{nil, 1, "kstat trace: no kstatd is mounted anywhere: start it (sudo kstatd), or name its directory by --mount\n"},
 		{[]string{"-n", "0"}, 2, "kstat trace: invalid value \"0\" for flag -n: take a number from 1 on (kstat trace --help lists the flags)\n"},
 		{[]string{"tpc"}, 2, "kstat trace: filter: \"tpc\" where a protocol, or ip, ip6, proto, host, net, port, portrange, src, dst is expected (kstat trace --help lists the flags)\n"},
 	} {

@@ -54,6 +54,15 @@ func (t Tree) Write(name, value string) error {
 	return nil
 }
 
+// Open opens a file of the tree, to be read.
+func (t Tree) Open(name string) (*os.File, error) {
+	f, err := os.Open(t.Path(name))
+	if err != nil {
+		return nil, t.explain(err)
+	}
+	return f, nil
+}
+
 // explain makes one line of what the kernel said about a file. What it wraps
 // stays.
 func (t Tree) explain(err error) error {
