@@ -133,9 +133,9 @@ var files = []file{
 // whom, and the beginning of it.
 var traceFiles = []file{
 	{name: "trace_pipe", mode: 0o400, stream: func(t *Tree) (Stream, error) { return t.Tracer.Text() },
-		about: "while it is read: a line per packet, as tcpdump writes it"},
+		about: "a read waits for packets: one line each, as tcpdump's"},
 	{name: "trace.pcapng", mode: 0o400, stream: func(t *Tree) (Stream, error) { return t.Tracer.Pcapng() },
-		about: "while it is read: the same packets, for Wireshark and tshark"},
+		about: "the same for Wireshark and tshark"},
 }
 
 // protocolsDir holds a folder per protocol. All of them can be opened; those

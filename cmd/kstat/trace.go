@@ -75,7 +75,6 @@ func (t *tracing) run(o trace.Options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
 	var out io.Writer = os.Stdout
 	if t.pcap != "" && t.pcap != "-" {
 		f, err := os.OpenFile(t.pcap, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // what root alone may see
