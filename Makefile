@@ -102,8 +102,8 @@ race: export GORACE := atexit_sleep_ms=10
 race: export CGO_ENABLED := 1
 race: summary ## run every test under the race detector, stats, hook and fs also on one P (needs gcc)
 	@command -v $${CC:-gcc} >/dev/null || { echo 'race: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }
-	@bin/summary $(go) test -json -race $(TESTFLAGS) $(PKGS)
-	@GOMAXPROCS=1 bin/summary $(go) test -json -race $(TESTFLAGS) ./stats/... ./hook/... ./fs/...
+	@bin/summary $(go) test -json -race -short $(TESTFLAGS) $(PKGS)
+	@GOMAXPROCS=1 bin/summary $(go) test -json -race -short $(TESTFLAGS) ./stats/... ./hook/... ./fs/...
 
 fuzz: ## run every fuzz target for FUZZTIME=10s
 	@tools/fuzz $(FUZZTIME)

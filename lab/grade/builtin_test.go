@@ -105,9 +105,12 @@ var dues = []due{
 }
 
 // TestFaultMutants: each gets exactly the points that are due. (With
-// KSTAT_FAULTS=full all do; else one of each kind.)
+// KSTAT_FAULTS=full all do; else one of each kind, with -short one.)
 func TestFaultMutants(t *testing.T) {
 	few := []string{"udp-as-tcp", "ignores-counter", "accepts-junk", "no-newline", "decreases"}
+	if testing.Short() {
+		few = few[:1]
+	}
 	for _, m := range mutant.All() {
 		if os.Getenv("KSTAT_FAULTS") != "full" && !slices.Contains(few, m.Name) {
 			continue
