@@ -39,9 +39,10 @@ type NFQueue struct {
 	// packets are being read and answered. Each holds one.
 	changed, proved chan struct{}
 
-	// mu is held for the length of a transition, a proof, or a look at the
-	// counters.
-	mu      sync.Mutex
+	// mu is held for the length of a transition, and for reading for that of
+	// a proof or a look at the counters: however many look, without a pause,
+	// the proof need not wait for them.
+	mu      sync.RWMutex
 	session *session // nil when stopped
 	closed  bool
 
@@ -146,14 +147,14 @@ func (e *NFQueue) prove(ctx context.Context) error {
 }
 
 func (e *NFQueue) proveOnce() error {
-	if !e.mu.TryLock() {
+	if !e.mu.TryRLock() {
 		began := e.transition.Load()
 		if began != 0 && time.Since(time.Unix(0, began)) > transitionLimit {
 			return fmt.Errorf("a start or a stop: %w", os.ErrDeadlineExceeded)
 		}
 		return nil
 	}
-	defer e.mu.Unlock()
+	defer e.mu.RUnlock()
 	if e.session == nil {
 		return nil
 	}
@@ -188,9 +189,9 @@ func (e *NFQueue) tend(ctx context.Context) {
 }
 
 func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
-	e.mu.Lock()
+	e.mu.RLock()
 	s := e.session
-	e.mu.Unlock()
+	e.mu.RUnlock()
 	if s == nil {
 		return nil
 	}
@@ -357,8 +358,8 @@ func (e *NFQueue) Uncounted() (uint64, error) {
 
 // Status returns what there is to tell beside the figures.
 func (e *NFQueue) Status() (Status, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.mu.RLock()
+	defer e.mu.RUnlock()
 	return e.look(e.session)
 }
 

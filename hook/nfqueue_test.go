@@ -283,6 +283,26 @@ func TestQueueStatus(t *testing.T) {
 	}
 }
 
+// TestProofAmongLooks: who looks at the counters all the time, as many scrapes
+// at once do, keeps nobody from proving that packets are read. Without a proof
+// the rule would let them pass uncounted, and a reader that hangs would go
+// unnoticed.
+func TestProofAmongLooks(t *testing.T) {
+	e, _ := idleNFQueue(t, quiet())
+	must(t, e.Start())
+	e.mu.RLock() // a look
+	defer e.mu.RUnlock()
+	must(t, e.proveOnce())
+	select {
+	case <-e.proved:
+	default:
+		t.Error("nothing was proved during a look")
+	}
+	if _, err := e.Status(); err != nil { // another one, at the same time
+		t.Error(err)
+	}
+}
+
 func TestQueueRows(t *testing.T) {
 	const text = "    0   4242   13 2   128     5     7       99  1\n65535 4242 0 2 128 0 0 0 1\nshort 1 2\n"
 	want := []queueRow{{0, 13, 12}, {65535, 0, 0}}
