@@ -14,8 +14,7 @@ import (
 const (
 	eventInterval = time.Second
 	heartbeat     = 15 * time.Second // a sign of life while document takes its time
-	maxListeners  = 16
-	maxBehind     = 4 // events that a listener may be late with
+	maxBehind     = 4                // events that a listener may be late with
 )
 
 // stream sends the figures as server-sent events to everyone who listens.

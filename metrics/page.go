@@ -51,19 +51,7 @@ func (p *page) handler() http.Handler {
 	for _, file := range []string{"start", "counter", "reset"} {
 		mux.HandleFunc("POST /control/"+file, func(w http.ResponseWriter, r *http.Request) { p.store(w, r, file) })
 	}
-	return secured(mux)
-}
-
-// secured adds the headers that every answer has.
-func secured(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		header := w.Header()
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("Referrer-Policy", "no-referrer")
-		header.Set("Cross-Origin-Opener-Policy", "same-origin")
-		header.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.ServeHTTP(w, r)
-	})
+	return mux
 }
 
 // pageText is the page in one piece.

@@ -23,8 +23,8 @@ import (
 const (
 	maxConnections = 64
 	maxScrapes     = 4 // of /metrics at a time; likewise of /stats.json
-	maxStreams     = 16
 	maxOthers      = 8
+	maxListeners   = 16      // of /events
 	maxHeader      = 8 << 10 // bytes
 
 	connectionGrace = 50 * time.Millisecond // before a new connection may make way for another
@@ -111,9 +111,21 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/metrics", reading(s.metrics()))
 	mux.Handle("/healthz", reading(http.HandlerFunc(s.health)))
 	mux.Handle("/stats.json", reading(atMost(maxScrapes, http.HandlerFunc(s.document))))
-	mux.Handle("/events", atMost(maxStreams, page))
+	mux.Handle("/events", page) // which has a limit of its own
 	mux.Handle("/", atMost(maxOthers, page))
-	return mux
+	return secured(mux)
+}
+
+// secured adds the headers that every answer has.
+func secured(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Referrer-Policy", "no-referrer")
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.ServeHTTP(w, r)
+	})
 }
 
 // metrics answers with the metrics, in Prometheus's or OpenMetrics' format.
@@ -143,8 +155,14 @@ func ofProcess(all prometheus.Gatherer) prometheus.Gatherer {
 // scrapeLog takes what is wrong with a scrape.
 type scrapeLog struct{ log *slog.Logger }
 
-// Println logs one error.
-func (l scrapeLog) Println(v ...any) { l.log.Error("metrics are incomplete", "err", v[len(v)-1]) }
+// Println logs one error. That the scraper has gone away is none of ours, and
+// would be said once for each metric.
+func (l scrapeLog) Println(v ...any) {
+	err, _ := v[len(v)-1].(error)
+	if gone := (*net.OpError)(nil); !errors.As(err, &gone) {
+		l.log.Error("metrics are incomplete", "err", err)
+	}
+}
 
 // health says whether packets are being counted, if they are to be.
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
@@ -166,7 +184,6 @@ func (s *Server) document(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_, _ = w.Write(text)
 }
 

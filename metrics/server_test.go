@@ -351,6 +351,48 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// TestHeaders: no answer is of use to another site's page.
+func TestHeaders(t *testing.T) {
+	s := serve(t, sourceOf(stats.NewTable()), nil)
+	for _, path := range []string{"/", "/metrics", "/healthz", "/stats.json", "/elsewhere"} {
+		_, _, header := s.ask("GET", path)
+		for name, want := range map[string]string{
+			"X-Content-Type-Options":       "nosniff",
+			"Referrer-Policy":              "no-referrer",
+			"Cross-Origin-Opener-Policy":   "same-origin",
+			"Cross-Origin-Resource-Policy": "same-origin",
+		} {
+			if got := header.Get(name); got != want {
+				t.Errorf("%s: %s: got %q, want %q", path, name, got, want)
+			}
+		}
+	}
+}
+
+// TestScraperGone: a scraper that goes away before it has its answer is not
+// worth a line in the log, let alone one for each metric.
+func TestScraperGone(t *testing.T) {
+	source := sourceOf(stats.NewTable())
+	asked, reset := make(chan struct{}), make(chan struct{})
+	source.Status = func() (metrics.Status, error) {
+		asked <- struct{}{}
+		<-reset
+		return metrics.Status{}, nil
+	}
+	s := serve(t, source, nil)
+	c, err := net.Dial("tcp", s.at)
+	must(t, err)
+	_, err = io.WriteString(c, "GET /metrics HTTP/1.1\r\nHost: kstat\r\n\r\n")
+	must(t, err)
+	<-asked
+	must(t, c.(*net.TCPConn).SetLinger(0), c.Close())
+	close(reset)
+	s.end()
+	if text := s.log.String(); text != "" {
+		t.Error("the log says", text)
+	}
+}
+
 // TestToken: control takes the token, and without one nobody has it.
 func TestToken(t *testing.T) {
 	const secret = "0123456789abcdef"
