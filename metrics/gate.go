@@ -3,9 +3,11 @@ package metrics
 import (
 	"container/list"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -16,8 +18,10 @@ import (
 // would if new ones had to wait for a place. If all are being answered, the new
 // one is closed.
 //
-// Each has some time to send its request, however many are behind it. That also
-// bounds how many are let in, and looked at, in a second: limit / grace.
+// Each has some time from its beginning to send its request, however many are
+// behind it; one that goes on asking has no more of it, or a limit of them would
+// keep everybody else out. That also bounds how many are let in, and looked at,
+// in a second: limit / grace.
 type gate struct {
 	limit int
 	grace time.Duration
@@ -32,7 +36,7 @@ type gated struct {
 	net.Conn
 	gate  *gate
 	place *list.Element // in idle, or nil
-	since time.Time     // when it became idle
+	since time.Time     // when it was let in
 	gone  bool
 }
 
@@ -44,12 +48,17 @@ type gatedListener struct {
 	gate *gate
 }
 
-// Accept waits for a connection that is let in.
+// Accept waits for a connection that is let in. No error but that of a listener
+// which was closed, or is none, is final: accept(2) also tells of a connection
+// that has failed before it was accepted, and of a lack of memory.
 func (l *gatedListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed), errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EBADF):
 			return nil, err
+		case err != nil:
+			return nil, passing{err}
 		}
 		if admitted := l.gate.admit(c); admitted != nil {
 			return admitted, nil
@@ -57,6 +66,15 @@ func (l *gatedListener) Accept() (net.Conn, error) {
 		c.Close()
 	}
 }
+
+// passing is an error after which a [http.Server] tries again, ever more slowly.
+type passing struct{ error }
+
+func (e passing) Unwrap() error { return e.error }
+func (passing) Timeout() bool   { return false }
+func (passing) Temporary() bool { return true }
+
+var _ net.Error = passing{}
 
 func (g *gate) admit(c net.Conn) *gated {
 	for {
@@ -111,7 +129,6 @@ func (c *gated) work(busy bool) {
 	defer c.gate.mu.Unlock()
 	c.leave()
 	if !busy && !c.gone {
-		c.since = time.Now()
 		c.place = c.gate.idle.PushBack(c)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+	"golang.org/x/sys/unix"
 
 	"kstat/lab/sandbox"
 	"kstat/metrics"
@@ -66,6 +67,12 @@ func serve(t *testing.T, source *metrics.Source, token *metrics.Token) *serving 
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
+	return serveAt(t, source, token, l)
+}
+
+// serveAt is serve with a listener.
+func serveAt(t *testing.T, source *metrics.Source, token *metrics.Token, l net.Listener) *serving {
+	t.Helper()
 	s := &serving{t: t, at: l.Addr().String()}
 	server := metrics.NewServer(source, token, slog.New(slog.NewTextHandler(&s.log, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -469,6 +476,32 @@ func TestIdleConnections(t *testing.T) {
 		if a := <-answers; a != "200{}\n<nil>" {
 			t.Errorf("a connection that was being answered: %s", a)
 		}
+	}
+}
+
+// failing is a listener whose first connections come with errors.
+type failing struct {
+	net.Listener
+	errs []error
+}
+
+func (l *failing) Accept() (net.Conn, error) {
+	if len(l.errs) == 0 {
+		return l.Listener.Accept()
+	}
+	err := l.errs[0]
+	l.errs = l.errs[1:]
+	return nil, err
+}
+
+// TestAcceptFails: what accept(2) says of one connection, or of a moment, does
+// not end the server.
+func TestAcceptFails(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	s := serveAt(t, sourceOf(stats.NewTable()), nil, &failing{l, []error{unix.ENOBUFS, unix.EPERM, unix.ENETDOWN}})
+	if status, text, _ := s.ask("GET", "/healthz"); status != http.StatusOK {
+		t.Errorf("%d %q", status, text)
 	}
 }
 
