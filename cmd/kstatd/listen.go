@@ -60,6 +60,9 @@ func parseAddress(text string) (address, error) {
 	if err != nil {
 		return address{}, errors.New("take an address and a port, as 127.0.0.1:9469 or [::1]:9469, :9469 for all addresses, or unix:/PATH")
 	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+		return address{"tcp4", text}, nil // else 0.0.0.0 would be all of IPv6 as well
+	}
 	return address{"tcp", text}, nil
 }
 
@@ -159,6 +162,8 @@ func clearStale(path string) error {
 		return os.Remove(path)
 	case errors.Is(err, os.ErrNotExist): // by now
 		return nil
+	case errors.Is(err, unix.EAGAIN): // its backlog is full
+		return fmt.Errorf("somebody listens there, who does not accept connections: end them, or choose another path: %w", unix.EADDRINUSE)
 	case err != nil:
 		return bare(err)
 	}
@@ -188,7 +193,7 @@ func peer(c *net.UnixConn) (who string) {
 // taken says that somebody else has an address, and who.
 func taken(a address) error {
 	who := somebody
-	if _, port, err := net.SplitHostPort(a.name); err == nil && a.network == "tcp" {
+	if _, port, err := net.SplitHostPort(a.name); err == nil && a.network != "unix" {
 		if found := listener(port); found != "" {
 			who = found
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 
 	"kstat/hook"
@@ -40,7 +41,7 @@ func declareFlags() *options {
 	f := o.flags
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
-	f.Func("mount", "mount the tree on `DIR`, which is made if it is missing (default mnt/kstat where there is a directory mnt, else /run/kstat)", into(&o.mount, directory))
+	f.Func("mount", "mount the tree on `DIR`, which is made if it is missing (default mnt/kstat where there is a directory mnt, else /run/kstat)", into(&o.mount, path("directory")))
 	f.Func("engine", "see them by `ENGINE`: nfqueue, bpf (in the kernel, Linux 6.4) or auto, which is bpf where it works (default nfqueue)",
 		into(&o.hook.Engine, hook.ParseKind))
 	f.Func("hook", "see packets at `HOOK`: prerouting, input, forward, output or postrouting (default postrouting)",
@@ -60,10 +61,13 @@ func declareFlags() *options {
 	f.Func("listen", "serve metrics and a page over HTTP at `ADDR`: 127.0.0.1:9469, [::1]:9469, :9469 or unix:/PATH; may be given several times (default: no)",
 		func(text string) error {
 			a, err := parseAddress(text)
+			if err == nil && slices.Contains(o.listen, a) {
+				err = errors.New("it is given twice")
+			}
 			o.listen = append(o.listen, a)
 			return err
 		})
-	f.Func("token-file", "let whoever has the token in `FILE` start, stop and reset over HTTP (default: nobody)", into(&o.tokenFile, tokenFile))
+	f.Func("token-file", "let whoever has the token in `FILE` start, stop and reset over HTTP (default: nobody)", into(&o.tokenFile, path("file")))
 	f.BoolVar(&o.version, "version", false, "say the version and end")
 	f.Func("manual", "print the manual `PAGE` kstatd.8 or kstat.5 for man -l -, and end",
 		into(&o.print, printPage))
@@ -103,18 +107,14 @@ func into[T any](target *T, parse func(string) (T, error)) func(string) error {
 	}
 }
 
-func directory(path string) (string, error) {
-	if path == "" {
-		return "", errors.New("take a directory")
+// path returns a parser of paths to a kind of file.
+func path(kind string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		if text == "" {
+			return "", errors.New("take a " + kind)
+		}
+		return text, nil
 	}
-	return path, nil
-}
-
-func tokenFile(path string) (string, error) {
-	if path == "" {
-		return "", errors.New("take a file")
-	}
-	return path, nil
 }
 
 // number returns a parser of decimal numbers from low to high.

@@ -353,12 +353,56 @@ func TestParseAddress(t *testing.T) {
 			t.Errorf("%q: %v, %v", good, a, err)
 		}
 	}
+	status, _, stderr := once(t, "--listen", "unix:/x", "--listen", "unix:/x")
+	if status != exitUsage || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "given twice") {
+		t.Errorf("the same twice: status %d: %s", status, stderr)
+	}
 	for _, bad := range []string{"", ":", "9469", "127.0.0.1", "localhost:9469", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1", "::1:9469", "[::1]",
 		"unix:", "unix:kstatd.sock", "unix:@kstatd", "unix:/" + strings.Repeat("x", maxPath), "http://127.0.0.1:9469"} {
 		status, _, stderr := once(t, "--listen", bad)
 		if status != exitUsage || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "-listen") {
 			t.Errorf("%q: status %d: %s", bad, status, stderr)
 		}
+	}
+}
+
+// TestListenAddresses: 0.0.0.0 is all of IPv4, and none of IPv6; no host is all
+// of both.
+func TestListenAddresses(t *testing.T) {
+	for text, want := range map[string]int{"0.0.0.0:0": unix.AF_INET, "127.0.0.1:0": unix.AF_INET, "[::1]:0": unix.AF_INET6, ":0": unix.AF_INET6} {
+		a, err := parseAddress(text)
+		must(t, err)
+		s, err := listen([]address{a})
+		must(t, err)
+		name, err := unix.Getsockname(int(s.files[0].Fd()))
+		must(t, err, s.close())
+		family := unix.AF_INET6
+		if _, ok := name.(*unix.SockaddrInet4); ok {
+			family = unix.AF_INET
+		}
+		if family != want {
+			t.Errorf("%s: family %d, want %d", text, family, want)
+		}
+	}
+}
+
+// TestListenBacklogFull: whoever listens on a Unix socket and accepts nothing
+// keeps it.
+func TestListenBacklogFull(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kstatd.sock")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0))
+	c, err := net.Dial("unix", path)
+	must(t, err)
+	defer c.Close()
+	_, err = listen([]address{{"unix", path}})
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "does not accept connections") {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
 	}
 }
 
