@@ -232,6 +232,7 @@ func (e *NFQueue) repair(s *session, cause error) error {
 	}
 	e.status.Uncounted += missed
 	e.latest = e.status
+	s.counters.Store(nil) // or a look would add them again
 	e.statusMu.Unlock()
 
 	_ = s.rule.conn.CloseLasting()
@@ -367,11 +368,19 @@ func (e *NFQueue) Status() (Status, error) {
 func (e *NFQueue) look(s *session) (Status, error) {
 	var missed uint64
 	var err error
-	if s != nil {
-		missed, err = s.uncounted()
-	}
 	queues, dropped := e.config.queues(s)
-	e.statusMu.Lock()
+	if s == nil {
+		e.statusMu.Lock()
+	} else {
+		for of := s.counters.Load(); ; of = s.counters.Load() {
+			missed, err = s.uncounted()
+			e.statusMu.Lock()
+			if of == s.counters.Load() {
+				break
+			}
+			e.statusMu.Unlock() // meanwhile it has got another rule
+		}
+	}
 	defer e.statusMu.Unlock()
 	status := e.status
 	status.Queues = queues
@@ -416,7 +425,9 @@ type session struct {
 
 	// before is what table had counted when the rule was added.
 	before atomic.Uint64
-	// counters is the name of the table that holds the rule's counters.
+	// counters is the name of the table that holds the rule's counters, another
+	// pointer for each rule; nil while a rule is being replaced, whose share is
+	// in the engine's status by then.
 	counters atomic.Pointer[string]
 
 	strangers bool // another rule uses our queues, and that was said
@@ -503,7 +514,11 @@ func (s *session) unbind() error {
 // counted. Its order makes the error one-sided: what is still waiting when the
 // counters have been read may be counted a moment later, and is no loss.
 func (s *session) uncounted() (uint64, error) {
-	seen, unarmed, err := Counters(*s.counters.Load())
+	counters := s.counters.Load()
+	if counters == nil {
+		return 0, nil
+	}
+	seen, unarmed, err := Counters(*counters)
 	if err != nil {
 		return 0, err
 	}

@@ -303,6 +303,44 @@ func TestProofAmongLooks(t *testing.T) {
 	}
 }
 
+// TestLookWhileRuleIsReplaced: what the old rule has let pass is uncounted once,
+// whenever somebody looks.
+func TestLookWhileRuleIsReplaced(t *testing.T) {
+	e, table := idleNFQueue(t, quiet())
+	must(t, e.Start())
+	r := e.session.rule
+	must(t, r.conn.SetDeleteElements(r.armed, r.elems), r.conn.Flush()) // as after a second without a proof
+	must(t, traffic.Ping(lo4, 5))
+	replaced := make(chan error)
+	go func() {
+		e.session.nft.Lock()
+		defer e.session.nft.Unlock()
+		for range 5 {
+			if err := e.repair(e.session, errors.New("a test")); err != nil {
+				replaced <- err
+				return
+			}
+		}
+		replaced <- nil
+	}()
+	for looks := 0; ; looks++ {
+		select {
+		case err := <-replaced:
+			must(t, err)
+			if n, err := e.Uncounted(); n != 10 || err != nil || table.Counted() != 0 {
+				t.Errorf("uncounted %d, %v, want 10; counted %d, want none", n, err, table.Counted())
+			}
+			t.Log(looks, "looks")
+			return
+		default:
+			status, err := e.Status()
+			if status.Uncounted != 10 && (err == nil || status.Uncounted > 10) {
+				t.Fatalf("look %d: uncounted: %d, %v, want 10", looks, status.Uncounted, err)
+			}
+		}
+	}
+}
+
 func TestQueueRows(t *testing.T) {
 	const text = "    0   4242   13 2   128     5     7       99  1\n65535 4242 0 2 128 0 0 0 1\nshort 1 2\n"
 	want := []queueRow{{0, 13, 12}, {65535, 0, 0}}
