@@ -118,6 +118,10 @@ func (s *sockets) open(a address) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		return taken(a)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("this host does not have that address: choose one that ip address shows: %w", bare(err))
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("there is no directory %s: make it, or choose another path: %w", filepath.Dir(a.name), bare(err))
 	case err != nil:
 		return bare(err)
 	}

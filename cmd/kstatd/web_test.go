@@ -320,8 +320,8 @@ func TestListenTaken(t *testing.T) {
 	refused(":"+port, me)
 	refused("unix:"+living, me, "choose another path")
 	refused("unix:"+file, "something else than a socket")
-	refused("unix:"+filepath.Join(folder, "no", "such"), "no such file or directory")
-	refused("192.0.2.1:9469", "cannot assign")
+	refused("unix:"+filepath.Join(folder, "no", "such"), "no such file or directory", "there is no directory "+filepath.Join(folder, "no")+":")
+	refused("192.0.2.1:9469", "cannot assign", "does not have that address")
 	if text, err := os.ReadFile(file); err != nil || string(text) != "mine" {
 		t.Errorf("the file is %q: %v", text, err)
 	}
