@@ -16,20 +16,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"golang.org/x/sys/unix"
 
+	"kstat/lab/browser"
 	"kstat/lab/sandbox"
 	"kstat/lab/traffic"
 )
 
 // prometheusDir is what a fleet is watched with.
 const prometheusDir = "../../deploy/prometheus"
+
+// consoleLibraries is Prometheus's own, as Debian's package has it.
+const consoleLibraries = "/usr/share/doc/prometheus/examples/console_libraries"
 
 // host is a kstatd in a network of its own. It is scraped through a proxy that
 // speaks to its Unix socket: so the scrapes are no traffic there, and every
@@ -270,7 +276,8 @@ scrape_configs:
 	victoria := startMonitor(t, "http://"+victoriaAt, "/health", "victoria-metrics",
 		"-httpListenAddr="+victoriaAt, "-storageDataPath="+t.TempDir(), "-search.latencyOffset=0s", "-search.disableCache")
 	prometheus := startMonitor(t, "http://"+prometheusAt, "/-/ready", "prometheus",
-		"--config.file="+config, "--web.listen-address="+prometheusAt, "--storage.tsdb.path="+t.TempDir())
+		"--config.file="+config, "--web.listen-address="+prometheusAt, "--storage.tsdb.path="+t.TempDir(),
+		"--web.console.templates="+filepath.Join(rules, "consoles"), "--web.console.libraries="+consoleLibraries)
 
 	// A counter is exact from its first scrape on.
 	scraped := func() map[string]float64 {
@@ -331,6 +338,7 @@ scrape_configs:
 
 	t.Run("rules", func(t *testing.T) { checkRules(t, prometheus) })
 	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, prometheus) })
+	t.Run("console", func(t *testing.T) { checkConsole(t, prometheus) })
 	for _, h := range hosts {
 		h.daemon.end(unix.SIGTERM)
 	}
@@ -425,6 +433,78 @@ func expressions(in any) (found []string) {
 		}
 	}
 	return found
+}
+
+// checkConsole: Prometheus makes a page of the console, and Chromium draws its
+// graphs with what Prometheus serves for that.
+func checkConsole(t *testing.T, m *monitor) {
+	if _, err := os.Stat(consoleLibraries); err != nil {
+		if os.Getenv("KSTAT_REQUIRE") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	browser.Need(t)
+	b := must1(browser.Start())
+	defer func() { must(t, b.Close()) }()
+	tab := must1(b.Tab())
+	defer tab.Close()
+	// One host, whose name holds what could be taken for PromQL or HTML.
+	for instance, want := range map[string]string{"": "3", "b": "1", `"<b>`: ""} {
+		path := "/consoles/kstat.html?instance=" + url.QueryEscape(instance)
+		text, err := m.fetch("/consoles/kstat.html", url.Values{"instance": {instance}})
+		if want == "" {
+			if err == nil || strings.Contains(string(text), "<b>") {
+				t.Errorf("instance=%s: %v: %s", instance, err, text)
+			}
+			continue
+		}
+		must(t, err)
+		must(t, tab.Do(chromedp.EmulateViewport(1200, 900), chromedp.Navigate(m.base+path)))
+		must(t, tab.Await("PromConsole._graph_registry.length === 4 && PromConsole._graph_registry.every(g => g.rickshawGraph)"))
+		var figure string
+		var hosts, lines int
+		must(t, tab.Do(chromedp.Evaluate(`document.querySelector(".figure").textContent.trim()`, &figure),
+			chromedp.Evaluate(`document.querySelectorAll(".hosts td:first-child").length`, &hosts),
+			chromedp.Evaluate(`PromConsole._graph_registry[2].rickshawGraph.series.length`, &lines)))
+		if figure != want || strconv.Itoa(hosts) != want || strconv.Itoa(lines) != want {
+			t.Errorf("instance=%s: %q hosts answer, %d in the table, %d lines; want %s", instance, figure, hosts, lines, want)
+		}
+	}
+	// The menu of the library, and what the page does at a refresh.
+	must(t, tab.Do(chromedp.Click(".dropdown-toggle"), chromedp.WaitVisible("#prom_graph_refresh_intervals"),
+		chromedp.Evaluate(`document.querySelector(".figure").textContent = "old"`, nil), chromedp.Click("#prom_graph_refresh_button")))
+	must(t, tab.Await(`["1", "3"].includes(document.querySelector(".figure").textContent.trim())`))
+	for _, fault := range tab.Faults() {
+		// Two files that Debian's library asks for where Debian has none.
+		if !strings.Contains(fault, "d3.layout.min.js") && !strings.Contains(fault, "Unexpected token '<'") {
+			t.Error(fault)
+		}
+	}
+}
+
+// TestConsole: what the console asks for is what the dashboard asks for, but
+// for "> 0", which leaves out protocols that there are none of.
+func TestConsole(t *testing.T) {
+	var dashboard any
+	must(t, json.Unmarshal(must1(os.ReadFile(filepath.Join(prometheusDir, "grafana-dashboard.json"))), &dashboard))
+	known := expressions(dashboard)
+	text := string(must1(os.ReadFile(filepath.Join(prometheusDir, "consoles", "kstat.html"))))
+	variables := map[string]string{"$instance": "$instance", "$rate": "$__rate_interval", "$range": "$__range"}
+	found := 0
+	for _, m := range regexp.MustCompile("printf `([^`]*)`((?: \\$\\w+)+)").FindAllStringSubmatch(text, -1) {
+		expression := m[1]
+		for _, variable := range strings.Fields(m[2]) {
+			expression = strings.Replace(expression, "%s", variables[variable], 1)
+		}
+		found++
+		if !slices.Contains(known, strings.TrimSuffix(expression, " > 0")) {
+			t.Errorf("the dashboard does not ask for %s", expression)
+		}
+	}
+	if found != 10 {
+		t.Errorf("%d expressions, want 10: 5 figures, 4 graphs, a table", found)
+	}
 }
 
 // TestDashboardLayout: what Grafana takes as it is and shows wrongly.
