@@ -119,9 +119,10 @@ bench: build ## measure kstatd beside its peers, ten minutes, into bench/report.
 	@$(go) run ./bench -kstatd bin/kstatd -o bench/report.md
 	@if [ "$$(id -u)" = 0 ]; then chown --reference=. bench/report.md bench/*.svg; fi
 
-screenshots: build ## take the pictures in docs/images, of real traffic, in seven minutes (needs chromium and tmux)
+screenshots: build ## take the pictures in docs/images, of real traffic, in eleven minutes (needs chromium, tmux and prometheus)
 	@$(go) run ./lab/screenshots -kstatd bin/kstatd -o docs/images
 	@$(go) run ./lab/screenshots/top -bin bin -o docs/images
+	@$(go) run ./lab/screenshots/dashboard -kstatd bin/kstatd -o docs/images
 	@if [ "$$(id -u)" = 0 ]; then chown --reference=. docs/images/*; fi
 
 lint: fmt-check vet staticcheck arrows vuln modules manifests ## gofmt, vet, staticcheck, import arrows, govulncheck, modules tidy and verified, manifests

@@ -9,22 +9,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"image"
-	"image/color"
-	"image/png"
-	"maps"
-	"math"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -33,6 +26,7 @@ import (
 
 	"kstat/lab/browser"
 	"kstat/lab/sandbox"
+	"kstat/lab/screenshots/studio"
 	"kstat/lab/traffic"
 )
 
@@ -116,7 +110,7 @@ func take(ctx context.Context, kstatd, folder string, length time.Duration) (err
 	fmt.Printf("%v of traffic …\n", length)
 	ctx, stop := context.WithCancel(ctx)
 	sent := make(chan error, 1)
-	go func() { sent <- send(ctx, peer) }()
+	go func() { sent <- studio.Send(ctx, kinds(peer)) }()
 	defer func() {
 		stop()
 		err = errors.Join(err, <-sent)
@@ -158,44 +152,21 @@ func ready() error {
 	return fmt.Errorf("kstatd does not answer: %w", err)
 }
 
-// send sends packets of several protocols, in waves, until ctx ends.
-func send(ctx context.Context, peer *sandbox.Peer) error {
+// kinds is what leaves through the cable.
+func kinds(peer *sandbox.Peer) []studio.Kind {
 	closed := netip.AddrPortFrom(peer.Addr4, 1)
 	closed6 := netip.AddrPortFrom(peer.Addr6, 1)
-	kinds := []struct {
-		mean, wave, period float64 // packets a second, seconds
-		send               func(n int) error
-		owed               float64
-	}{
-		{820, 400, 97, func(n int) error { return traffic.TCPConnect(closed, n) }, 0},
-		{430, 170, 61, func(n int) error { return traffic.UDP(netip.AddrPortFrom(peer.Void4, 53), n, 320) }, 0},
-		{230, 90, 143, func(n int) error { return traffic.TCPConnect(closed6, n) }, 0},
-		{120, 100, 79, func(n int) error { return traffic.Raw(peer.Void4, 50, make([]byte, 1200), n) }, 0},
-		{70, 30, 37, func(n int) error { return traffic.UDP(netip.AddrPortFrom(peer.Void6, 443), n, 900) }, 0},
-		{24, 6, 29, func(n int) error { return traffic.Ping(peer.Addr4, n) }, 0},
-		{9, 3, 51, func(n int) error { return traffic.Ping(peer.Addr6, n) }, 0},
-		{14, 8, 67, func(n int) error { return traffic.Raw(peer.Void4, 132, make([]byte, 64), n) }, 0},
+	const s = time.Second
+	return []studio.Kind{
+		{Mean: 820, Wave: 400, Period: 97 * s, Send: func(n int) error { return traffic.TCPConnect(closed, n) }},
+		{Mean: 430, Wave: 170, Period: 61 * s, Send: func(n int) error { return traffic.UDP(netip.AddrPortFrom(peer.Void4, 53), n, 320) }},
+		{Mean: 230, Wave: 90, Period: 143 * s, Send: func(n int) error { return traffic.TCPConnect(closed6, n) }},
+		{Mean: 120, Wave: 100, Period: 79 * s, Send: func(n int) error { return traffic.Raw(peer.Void4, 50, make([]byte, 1200), n) }},
+		{Mean: 70, Wave: 30, Period: 37 * s, Send: func(n int) error { return traffic.UDP(netip.AddrPortFrom(peer.Void6, 443), n, 900) }},
+		{Mean: 24, Wave: 6, Period: 29 * s, Send: func(n int) error { return traffic.Ping(peer.Addr4, n) }},
+		{Mean: 9, Wave: 3, Period: 51 * s, Send: func(n int) error { return traffic.Ping(peer.Addr6, n) }},
+		{Mean: 14, Wave: 8, Period: 67 * s, Send: func(n int) error { return traffic.Raw(peer.Void4, 132, make([]byte, 64), n) }},
 	}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	began := time.Now()
-	last := began
-	for ctx.Err() == nil {
-		now := <-tick.C
-		at, passed := now.Sub(began).Seconds(), now.Sub(last).Seconds()
-		last = now
-		for i := range kinds {
-			k := &kinds[i]
-			phase := at/k.period*2*math.Pi + float64(i)
-			k.owed += passed * (k.mean + k.wave*math.Sin(phase) + k.wave/3*math.Sin(5.3*phase))
-			n := math.Floor(max(k.owed, 0))
-			k.owed -= n
-			if err := k.send(int(n)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // picture writes the whole page as a PNG.
@@ -209,39 +180,5 @@ func picture(tab *browser.Tab, path, theme string, width int64) error {
 	if err != nil {
 		return err
 	}
-	art, err := png.Decode(bytes.NewReader(shot))
-	if err != nil {
-		return err
-	}
-	var small bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, paletted(art)); err != nil {
-		return err
-	}
-	fmt.Printf("%s: %d kB\n", path, (small.Len()+500)/1000)
-	return os.WriteFile(path, small.Bytes(), 0o644)
-}
-
-// paletted returns the picture in its 256 most frequent colours, which makes it
-// a third as large; what is left are shades at the edges of letters.
-func paletted(art image.Image) *image.Paletted {
-	bounds := art.Bounds()
-	often := make(map[color.Color]int)
-	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
-		for x := bounds.Min.X; x < bounds.Max.X; x++ {
-			often[art.At(x, y)]++
-		}
-	}
-	colors := slices.SortedFunc(maps.Keys(often), func(a, b color.Color) int { return often[b] - often[a] })
-	palette := color.Palette(colors[:min(256, len(colors))])
-	index := make(map[color.Color]uint8)
-	for _, c := range colors {
-		index[c] = uint8(palette.Index(c))
-	}
-	flat := image.NewPaletted(bounds, palette)
-	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
-		for x := bounds.Min.X; x < bounds.Max.X; x++ {
-			flat.SetColorIndex(x, y, index[art.At(x, y)])
-		}
-	}
-	return flat
+	return studio.WritePNG(path, shot)
 }
