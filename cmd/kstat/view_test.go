@@ -144,6 +144,20 @@ func (d *daemon) worker() int {
 	return 0
 }
 
+// stop stops the whole daemon by a signal, until what it returns is called.
+func (d *daemon) stop() (goOn func()) {
+	d.t.Helper()
+	both := []int{d.cmd.Process.Pid, d.worker()} // the supervisor first, or it would kill the other
+	for _, pid := range both {
+		must(d.t, unix.Kill(pid, unix.SIGSTOP))
+	}
+	return func() {
+		for _, pid := range both {
+			_ = unix.Kill(pid, unix.SIGCONT)
+		}
+	}
+}
+
 // mix sends 6 TCP packets and 10 ICMP ones over IPv4, 4 and 4 over IPv6, and
 // 3 UDP datagrams of 40 bytes, header and all.
 func mix(t testing.TB) {
@@ -559,15 +573,7 @@ func TestTopHung(t *testing.T) {
 	d := startDaemon(t, treeDir(t))
 	s := inTerminal(t, 100, 24, utf8, topLine(t, d.dir))
 	s.awaitText("○ stopped")
-	both := []int{d.cmd.Process.Pid, d.worker()} // the supervisor first, or it would kill the other
-	defer func() {
-		for _, pid := range both {
-			_ = unix.Kill(pid, unix.SIGCONT)
-		}
-	}()
-	for _, pid := range both {
-		must(t, unix.Kill(pid, unix.SIGSTOP))
-	}
+	defer d.stop()()
 	s.awaitText("✗ no answer for 1s")
 	s.keys("?")
 	s.awaitText("start or stop counting (root)")
@@ -575,6 +581,47 @@ func TestTopHung(t *testing.T) {
 	if status := s.awaitEnd(); status != "0" {
 		t.Errorf("exit status %s", status)
 	}
+
+	late := inTerminal(t, 100, 24, utf8, topLine(t, d.dir))
+	late.awaitText("✗ no answer for 1s")
+	late.keys("C-c")
+	if status := late.awaitEnd(); status != "0" {
+		t.Errorf("begun when the daemon was stopped: exit status %s", status)
+	}
+}
+
+// TestViewHungSignal: who waits for a daemon that does not answer can be
+// interrupted.
+func TestViewHungSignal(t *testing.T) {
+	needWorld(t)
+	d := startDaemon(t, treeDir(t))
+	defer d.stop()()
+	for _, args := range [][]string{{"top", "--once"}, {"watch"}, {"watch", "--interval", "1s"}} {
+		cmd := tool(append(args, "--mount", d.dir)...)
+		must(t, cmd.Start())
+		overdue := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		for end := time.Now().Add(10 * time.Second); !waitsForFUSE(cmd.Process.Pid) && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		must(t, cmd.Process.Signal(unix.SIGINT))
+		_ = cmd.Wait()
+		overdue.Stop()
+		if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != unix.SIGINT {
+			t.Errorf("kstat %q: %v", args, cmd.ProcessState)
+		}
+	}
+}
+
+// waitsForFUSE reports whether a thread of a process waits for a FUSE server's
+// answer.
+func waitsForFUSE(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
+	for _, path := range threads {
+		if where, _ := os.ReadFile(path); string(where) == "request_wait_answer" {
+			return true
+		}
+	}
+	return false
 }
 
 func TestTopOnce(t *testing.T) {

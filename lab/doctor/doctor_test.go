@@ -636,6 +636,9 @@ func TestDaemon(t *testing.T) {
 			}
 			continue
 		}
+		inside := *room
+		inside.dir = d.dir
+		want(t, inside.examine(0, hurry), "kstatd", Fail, "hung: .*")
 		room.mended(0, asked, c, fmt.Sprintf("sudo kill -CONT %d %d", d.pid, d.workers()[0]))
 	}
 

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/fs"
 )
 
 // Config says what is to be examined: the flags that kstatd would be given.
@@ -251,15 +254,16 @@ func (v *visit) sudo(command string) string {
 }
 
 // defaultMount is where a kstatd that is started here mounts: mnt/kstat in a
-// checkout, else /run/kstat. What is mounted on mnt is not asked: it may hang.
+// checkout, else /run/kstat. Neither what is mounted on mnt is asked nor a tree
+// that the working directory is in, as by [os.Getwd]: either may hang.
 func (v *visit) defaultMount() string {
 	const usual = "/run/kstat"
-	dir, err := os.Getwd()
+	dir, err := os.Readlink("/proc/self/cwd")
 	if err != nil {
 		return usual
 	}
 	for _, m := range v.mounted {
-		if m.dir == dir+"/mnt" {
+		if m.dir == dir+"/mnt" || m.fstype == fs.FSType && (dir == m.dir || strings.HasPrefix(dir, m.dir+"/")) {
 			return usual
 		}
 	}

@@ -153,7 +153,9 @@ func (m *model) onSample(s sampled) {
 	case s.err != nil && s.extra:
 	case s.err != nil:
 		m.meter.miss()
-	case s.extra:
+	case s.extra, m.meter.base != nil && s.at.Sub(m.meter.at) < m.interval/2:
+		// The first tick, and one behind a late answer, come at once: a rate
+		// over so short a time says little, and would set the scale.
 		m.meter.refresh(s.doc)
 	case m.meter.observe(s.doc, s.at):
 		m.restarted = 10

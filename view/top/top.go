@@ -25,9 +25,19 @@ type Top struct {
 
 // Run shows the view on this process's terminal until somebody quits.
 func (t *Top) Run() error {
-	// At once, if there is nothing to look at.
-	if _, err := t.Tree.Stats(); err != nil && !errors.Is(err, tree.ErrDead) {
-		return err
+	// At once, if there is nothing to look at. If a kstatd hangs, the view says
+	// so.
+	looked := make(chan error, 1)
+	go func() {
+		_, err := t.Tree.Stats()
+		looked <- err
+	}()
+	select {
+	case err := <-looked:
+		if err != nil && !errors.Is(err, tree.ErrDead) {
+			return err
+		}
+	case <-time.After(time.Second):
 	}
 	var options []tea.ProgramOption
 	if t.NoColor || os.Getenv("NO_COLOR") != "" { // whatever it says: no-color.org

@@ -79,10 +79,10 @@ func (m *model) header(width int) (lines []string) {
 	switch {
 	case m.err != nil:
 		state = item{{t.bad, g.gone + " no figures"}}
-	case d == nil:
-		state = item{{t.faint, g.dots}}
 	case m.late >= time.Second:
 		state = item{{t.warn, fmt.Sprintf("%s no answer for %v", g.gone, m.late.Truncate(time.Second))}}
+	case d == nil:
+		state = item{{t.faint, g.dots}}
 	case d.Start == 1:
 		state = item{{t.good, g.started + " started"}}
 	default:

@@ -16,9 +16,6 @@ type Tree struct {
 	dir string
 }
 
-// mountType is the type that the daemon's mounts have in mountinfo.
-const mountType = "fuse.kstatd"
-
 // Find returns the tree in dir, which it does not look at. If dir is empty,
 // that is, in this order: what KSTAT_MOUNT says, as it does in a private
 // world; mnt/kstat below the working directory, if a kstatd is mounted there;
@@ -38,7 +35,7 @@ func Find(dir string) (Tree, error) {
 		return Tree{}, err
 	}
 	const service = "/run/kstat"
-	switch checkout := inCheckout(); {
+	switch checkout := inCheckout(mounts); {
 	case slices.Contains(mounts, checkout):
 		return Tree{"mnt/kstat"}, nil
 	case slices.Contains(mounts, service):
@@ -58,7 +55,7 @@ func mounted() (dirs []string, err error) {
 		return nil, fmt.Errorf("look for mounts: %w", err)
 	}
 	for _, m := range mounts {
-		if m.FSType == mountType && !slices.Contains(dirs, m.Dir) {
+		if m.FSType == fs.FSType && !slices.Contains(dirs, m.Dir) {
 			dirs = append(dirs, m.Dir)
 		}
 	}
@@ -66,16 +63,22 @@ func mounted() (dirs []string, err error) {
 }
 
 // inCheckout returns mnt/kstat as mountinfo would name it, or nothing where
-// there is no mnt.
-func inCheckout() string {
-	parent, err := filepath.Abs("mnt")
+// there is no mnt. [os.Getwd] would look at the working directory, which may be
+// in a tree that hangs.
+func inCheckout(mounts []string) string {
+	dir, err := os.Readlink("/proc/self/cwd")
+	for _, m := range mounts {
+		if dir == m || strings.HasPrefix(dir, m+"/") {
+			return ""
+		}
+	}
 	if err == nil {
-		parent, err = filepath.EvalSymlinks(parent)
+		dir, err = filepath.EvalSymlinks(filepath.Join(dir, "mnt"))
 	}
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(parent, "kstat")
+	return filepath.Join(dir, "kstat")
 }
 
 // Dir returns the directory, as it was named.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kstat/fs"
 	"kstat/lab/sandbox"
 )
 
@@ -30,7 +31,7 @@ func mountSilent(t *testing.T, dir string) {
 	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	must(t, err)
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", device.Fd())
-	must(t, unix.Mount("kstat", dir, mountType, 0, options))
+	must(t, unix.Mount("kstat", dir, fs.FSType, 0, options))
 	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH), device.Close()) })
 }
 

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	daemon "kstat/fs"
 )
@@ -15,7 +18,9 @@ import (
 // Stats reads stats.json: all figures at one moment. Keys that this program
 // does not know are passed over, another schema is an error.
 func (t Tree) Stats() (*daemon.Document, error) {
-	text, err := os.ReadFile(t.Path("stats.json"))
+	var text []byte
+	var err error
+	unsignalled(func() { text, err = os.ReadFile(t.Path("stats.json")) })
 	if err != nil {
 		return nil, t.explain(err)
 	}
@@ -43,11 +48,14 @@ func parseStats(text []byte) (*daemon.Document, error) {
 
 // Write stores a value in a file, with one write(2). It makes no file.
 func (t Tree) Write(name, value string) error {
-	f, err := os.OpenFile(t.Path(name), os.O_WRONLY, 0)
-	if err == nil {
-		_, err = f.WriteString(value)
-		err = errors.Join(err, f.Close())
-	}
+	var err error
+	unsignalled(func() {
+		var f *os.File
+		if f, err = os.OpenFile(t.Path(name), os.O_WRONLY, 0); err == nil {
+			_, err = f.WriteString(value)
+			err = errors.Join(err, f.Close())
+		}
+	})
 	if err != nil {
 		return t.explain(err)
 	}
@@ -56,11 +64,31 @@ func (t Tree) Write(name, value string) error {
 
 // Open opens a file of the tree, to be read.
 func (t Tree) Open(name string) (*os.File, error) {
-	f, err := os.Open(t.Path(name))
+	var f *os.File
+	var err error
+	unsignalled(func() { f, err = os.Open(t.Path(name)) })
 	if err != nil {
 		return nil, t.explain(err)
 	}
 	return f, nil
+}
+
+// unsignalled calls f, which may wait for a kstatd that hangs, on a thread that
+// gets none of the signals that end a process. Who waits for a FUSE server
+// waits on after a signal that is handled, as Go handles all, unless it is a
+// fatal one; and the kernel gives a signal to one thread only, the first if it
+// can: Ctrl-C would do nothing.
+func unsignalled(f func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var ending, before unix.Sigset_t
+	for _, s := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGTSTP} {
+		ending.Val[0] |= 1 << (s - 1)
+	}
+	if unix.PthreadSigmask(unix.SIG_BLOCK, &ending, &before) == nil {
+		defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil) }()
+	}
+	f()
 }
 
 // explain makes one line of what the kernel said about a file. What it wraps

@@ -32,7 +32,9 @@ type Publication struct {
 
 // Watch opens watch: what is published from now on can be read.
 func (t Tree) Watch() (*Publications, error) {
-	f, err := os.Open(t.Path("watch"))
+	var f *os.File
+	var err error
+	unsignalled(func() { f, err = os.Open(t.Path("watch")) })
 	if err != nil {
 		return nil, t.explain(err)
 	}
@@ -41,7 +43,9 @@ func (t Tree) Watch() (*Publications, error) {
 
 // Next waits for a publication. After the daemon's end it returns [io.EOF].
 func (p *Publications) Next() (Publication, error) {
-	line, err := p.lines.ReadString('\n')
+	var line string
+	var err error
+	unsignalled(func() { line, err = p.lines.ReadString('\n') })
 	switch {
 	case err == io.EOF && line == "":
 		return Publication{}, io.EOF
