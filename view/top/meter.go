@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"kstat/fs"
+	"kstat/view/tree"
 )
 
 // kept is how many samples a history has, span how many a line of the table
@@ -65,7 +66,7 @@ func newMeter() *meter {
 // daemon's than what was read before. That has no rates: nobody knows since
 // when it counts.
 func (m *meter) observe(d *fs.Document, at time.Time) (another bool) {
-	another = m.doc != nil && (d.PID != m.doc.PID || d.Publications < m.doc.Publications)
+	another = m.doc != nil && tree.Restarted(m.doc, d)
 	before, seconds := m.base, at.Sub(m.at).Seconds()
 	if another || seconds <= 0 {
 		before = nil
@@ -85,7 +86,7 @@ func (m *meter) observe(d *fs.Document, at time.Time) (another bool) {
 			m.histories[c] = newHistory()
 		}
 		rates := pair{unknown, unknown}
-		if was := totals[c]; before != nil && p.Total.Packets >= was.Packets {
+		if was := totals[c]; before != nil {
 			rates = pair{float64(p.Total.Packets-was.Packets) / seconds, float64(p.Total.Bytes-was.Bytes) / seconds}
 		}
 		m.histories[c].push(rates)
@@ -101,7 +102,7 @@ func (m *meter) observe(d *fs.Document, at time.Time) (another bool) {
 
 // refresh takes what was read between two samples: figures move, rates do not.
 func (m *meter) refresh(d *fs.Document) {
-	if m.base != nil && d.PID == m.base.PID {
+	if m.base != nil && !tree.Restarted(m.base, d) {
 		m.doc = d
 	}
 }

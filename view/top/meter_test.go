@@ -97,6 +97,10 @@ func TestMeter(t *testing.T) {
 	if m.doc.PID != 2 {
 		t.Error("a look between two samples is at another daemon")
 	}
+	m.refresh(document(2, 1, 1)) // a container's has the same number
+	if got := m.frame().lines[0].total[packets]; got != 7 {
+		t.Errorf("a look between two samples is at another daemon of the same number: %d", got)
+	}
 	m.observe(document(2, 1<<63, 7), at.Add(time.Second))
 	if got := m.histories[class{"icmp", "ipv4"}].now(); !same(got, pair{5, 50}) {
 		t.Errorf("rates after a look between: %v", got)

@@ -337,3 +337,17 @@ func TestGlyphs(t *testing.T) {
 		}
 	}
 }
+
+// Two samples that are close together, as the first two may be, make no rate.
+func TestSoon(t *testing.T) {
+	d := drive(t, &unicode)
+	d.read(document(1, 5, 0))
+	d.send(sampled{doc: document(1, 15, 0), at: d.at.Add(2 * time.Millisecond)})
+	if now := d.meter.sum.now()[packets]; now == now || d.shown.doc.Protocols[0].Total.Packets != 15 {
+		t.Errorf("after 2 ms: %v per second, %+v", now, d.shown.doc)
+	}
+	d.read(document(1, 25, 0))
+	if now := d.meter.sum.now()[packets]; now != 20 {
+		t.Errorf("after a second: %v per second, want 20", now)
+	}
+}

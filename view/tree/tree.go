@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -44,6 +45,22 @@ func parseStats(text []byte) (*daemon.Document, error) {
 		return nil, fmt.Errorf("read stats.json: %w", err)
 	}
 	return d, nil
+}
+
+// Restarted reports whether what was read now is another daemon's than what was
+// read before. In a container it may have the same number.
+func Restarted(before, now *daemon.Document) bool {
+	if now.PID != before.PID || now.Publications < before.Publications {
+		return true
+	}
+	type class struct{ name, family string }
+	totals := make(map[class]uint64)
+	for _, p := range now.Protocols {
+		totals[class{p.Name, p.Family}] = p.Total.Packets
+	}
+	return slices.ContainsFunc(before.Protocols, func(p daemon.Protocol) bool {
+		return totals[class{p.Name, p.Family}] < p.Total.Packets
+	})
 }
 
 // Write stores a value in a file, with one write(2). It makes no file.

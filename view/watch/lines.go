@@ -162,7 +162,7 @@ func (l *intervalLines) header() []byte {
 
 // lines returns those of one look.
 func (l *intervalLines) lines(d *fs.Document, at time.Time) (lines [][]byte) {
-	if d.PID != l.last.PID || d.Publications < l.last.Publications {
+	if tree.Restarted(l.last, d) {
 		lines = append(lines, l.restarted())
 		l.last = new(fs.Document)
 	}

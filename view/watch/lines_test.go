@@ -116,6 +116,9 @@ func TestIntervalLines(t *testing.T) {
 			`{"restarted":true}` + "\n" +
 				`{"time":"2026-11-20T10:20:35.123456789Z","seconds":1,"start":1,"pending":0,"uncounted":0,"uncounted_delta":0,"packets":11,"bytes":352,"protocols":[` +
 				`{"name":"icmp","number":1,"family":"ipv4","packets":9,"bytes":252},{"name":"tcp","number":6,"family":"ipv4","packets":2,"bytes":100}]}`},
+		// A container's kstatd has always the same number.
+		{&fs.Document{PID: 11, Start: 1, Protocols: protocols(1, 20, 0)}, "# restarted\nicmp/ipv4 +20 tcp/ipv4 +1", ""},
+		{&fs.Document{PID: 11, Start: 1}, "# restarted\n-", ""},
 	} {
 		now := at.Add(time.Duration(i+1) * time.Second)
 		want := strings.Replace(s.text, "\n", "\n"+now.Format(clock)+" ", 1) + "\n"
