@@ -751,14 +751,27 @@ func littleEndian() bool {
 	return *(*byte)(unsafe.Pointer(&one)) == 1
 }
 
+// playSystemctl is what a room does for a systemctl that says what /run/unit
+// has: there is no systemd to ask in a sandbox.
+const playSystemctl = `
+mount -t tmpfs none /run
+mkdir -p /run/systemd/system /run/bin
+printf '#!/bin/sh\ncat /run/unit\n' >/run/bin/systemctl
+chmod 755 /run/bin/systemctl`
+
 func TestPort(t *testing.T) {
-	room := newRoom(t, unix.CLONE_NEWNET, "")
-	var l net.Listener
-	must(t, room.within(func() (err error) {
-		l, err = net.Listen("tcp4", "0.0.0.0:9469")
-		return err
-	}))
-	defer l.Close()
+	room := newRoom(t, unix.CLONE_NEWNET|unix.CLONE_NEWNS, playSystemctl)
+	t.Setenv("PATH", "/run/bin:"+os.Getenv("PATH"))
+	room.shell("echo ActiveState=inactive >/run/unit")
+	listen := func(network, address string) {
+		var l net.Listener
+		must(t, room.within(func() (err error) {
+			l, err = net.Listen(network, address)
+			return err
+		}))
+		t.Cleanup(func() { must(t, l.Close()) })
+	}
+	listen("tcp4", "0.0.0.0:9469")
 	asked := Config{Features: []Feature{Metrics}}
 	r := room.examine(0, asked)
 	c := want(t, r, "port", Fail, fmt.Sprintf(`9469: taken by pid %d \(.*\)`, os.Getpid()))
@@ -768,17 +781,21 @@ func TestPort(t *testing.T) {
 	if works(t, r, Metrics, Fail, "port"); r.OK {
 		t.Error("the report is ok")
 	}
-	asked.Port = 9470
-	works(t, room.examine(0, asked), Metrics, OK)
+	room.shell("printf 'ActiveState=active\\nListen=127.0.0.1:9469 (Stream)\\n' >/run/unit")
+	want(t, room.examine(0, asked), "port", OK, "9469: systemd's, for kstatd.socket")
+
+	must(t, room.within(world.LoopbackUp))
+	listen("tcp", "127.0.0.2:9470")
+	listen("tcp6", "[::1]:9470")
+	listen("tcp", ":9471")
+	for port, status := range map[uint16]Status{9470: OK, 9471: Fail} {
+		asked.Port = port
+		works(t, room.examine(0, asked), Metrics, status, map[Status][]string{Fail: {"port"}}[status]...)
+	}
 }
 
-// What systemctl says is played: there is no systemd to ask in a sandbox.
 func TestUnit(t *testing.T) {
-	room := newRoom(t, unix.CLONE_NEWNS, `
-mount -t tmpfs none /run
-mkdir -p /run/systemd/system /run/bin
-printf '#!/bin/sh\ncat /run/unit\n' >/run/bin/systemctl
-chmod 755 /run/bin/systemctl`)
+	room := newRoom(t, unix.CLONE_NEWNS, playSystemctl)
 	t.Setenv("PATH", "/run/bin:"+os.Getenv("PATH"))
 	asked := Config{Features: []Feature{Service}}
 	say := func(lines string) *Report {
@@ -786,7 +803,7 @@ chmod 755 /run/bin/systemctl`)
 		return room.examine(0, asked)
 	}
 	want(t, say(`LoadState=not-found\n`), "service", Skip, "there is no kstatd.service; .*")
-	want(t, say(`LoadState=loaded\nActiveState=active\nPrivateTmp=no\nProtectProc=default\nReadOnlyPaths=\n`), "service", OK, "kstatd.service is active, and hides nothing")
+	want(t, say(`LoadState=loaded\nActiveState=active\nPrivateTmp=no\nProcSubset=all\nProtectProc=default\nReadOnlyPaths=\n`), "service", OK, "kstatd.service is active, and hides nothing")
 	c := want(t, say(`LoadState=loaded\nActiveState=active\nPrivateTmp=yes\nProtectSystem=strict\n`), "service", Fail,
 		"kstatd.service would hide the tree from everybody else: PrivateTmp=yes, ProtectSystem=strict")
 	if c.Command != "systemctl edit kstatd.service" || c.Mend != "say there, below [Service]: PrivateTmp=no ProtectSystem=no" {
@@ -817,7 +834,11 @@ done`)
 	want(t, r, "fuse", Skip, "not tried: the root directory is no mount point, .*")
 	want(t, r, "world", Fail, "the root directory is no mount point, .*")
 	works(t, r, Run, Fail, "root", "world")
-	room.shell(strings.ReplaceAll(c.Command, "DIR", "/mnt/root"))
+	bind, ok := strings.CutSuffix(c.Mend, " before chroot DIR")
+	if !ok {
+		t.Fatalf("it is mended by %q", c.Mend)
+	}
+	room.shell(strings.ReplaceAll(bind, "DIR", "/mnt/root"))
 	// What was mounted below is covered by now: bind it again.
 	room.shell("for d in bin sbin lib lib64 usr etc proc sys dev tmp run; do [ -d /mnt/root/$d ] && mount --rbind /$d /mnt/root/$d || :; done")
 	r = examine()
@@ -831,7 +852,7 @@ func TestChangesNothing(t *testing.T) {
 	needAll(t)
 	needTool(t, "nft")
 	room := newRoom(t, unix.CLONE_NEWNET|unix.CLONE_NEWNS, "")
-	must(t, room.within(loopback))
+	must(t, room.within(world.LoopbackUp))
 	d := newDaemon(t, room, "--start", "--counter", "1")
 	state := func() string {
 		// The table's elements expire all the time: terse leaves them out, and so counters.
@@ -856,8 +877,12 @@ cut -d ' ' -f 8 /proc/self/net/unix | grep ^@ | sort; ls -A mnt`))
 		})
 	}()
 	for range rounds {
-		if r := room.examine(0, Config{}); find(t, r, "kstatd").Status != OK {
-			t.Errorf("%+v", find(t, r, "kstatd"))
+		r := room.examine(0, Config{})
+		if c := find(t, r, "kstatd"); c.Status != OK {
+			t.Errorf("%+v", c)
+		}
+		if limit := content("/proc/sys/net/core/rmem_max"); !strings.Contains(strings.Join(find(t, r, "memory").Details, ""), limit) {
+			t.Errorf("%+v, want %q in it", find(t, r, "memory"), limit)
 		}
 	}
 	must(t, <-sent)
@@ -868,10 +893,10 @@ cut -d ' ' -f 8 /proc/self/net/unix | grep ^@ | sort; ls -A mnt`))
 	if wanted := fmt.Sprintf("%d\n0\n", each*rounds); string(got) != wanted {
 		t.Errorf("kstatd has counted %q, want %q", got, wanted)
 	}
-	for _, p := range processes() {
-		if p.name == probeName || p.parent == os.Getpid() && p.name == "exe" {
+	d.end()
+	for _, p := range processes() { // a probe is where the doctor was
+		if dir, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", p.pid)); dir == room.dir && p.pid != room.pid {
 			t.Errorf("process %d, %s, is left", p.pid, p.name)
 		}
 	}
-	d.end()
 }

@@ -58,7 +58,11 @@ func lookAtDevice(v *visit) finding {
 		return failure("it is not there, although the kernel has FUSE").
 			by(v.sudo("mknod -m 666 /dev/fuse c 10 229"), "make it; a container is better given it: --device /dev/fuse")
 	case errors.Is(err, unix.EACCES):
-		f := failure("this user may not open it (mode %04o)", info.Mode().Perm()).
+		mode := "in a directory that is closed to it"
+		if statErr == nil {
+			mode = fmt.Sprintf("mode %04o", info.Mode().Perm())
+		}
+		f := failure("this user may not open it (%s)", mode).
 			by(v.sudo("chmod 666 /dev/fuse"), "open it to users; udev's rules make that last")
 		f.features = []Feature{FUSE, Run} // root may
 		return f
@@ -293,10 +297,18 @@ func (v *visit) lookAtTree(dir string) (finding, int) {
 			by(v.sudo("umount -l "+quote(dir)), "unmount it; a kstatd that is started there does so, too"), 0
 	case errors.Is(err, errHung):
 		return v.hung(dir)
+	case errors.Is(err, unix.ENOENT) && !isTree(dir):
+		return fine("has just ended"), 0
 	case errors.Is(err, unix.ENOENT):
 		return warning("of another version: it has no stats.json"), 0
 	}
 	return warning("cannot be read: %v", err), 0
+}
+
+// isTree reports whether a tree is mounted on dir.
+func isTree(dir string) bool {
+	all, _ := readMounts()
+	return slices.Contains(all, mounted{dir, fs.FSType})
 }
 
 // hung explains a tree that does not answer.
@@ -325,7 +337,7 @@ func (v *visit) hung(dir string) (finding, int) {
 			by(v.sudo("kill -CONT "+list), "let it go on"), supervisor
 	}
 	return failure("hung: pid %d does not answer within %v", supervisor, v.readLimit()).
-		by(v.sudo("kill -KILL "+list)+" && "+v.sudo("umount -l "+quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
+		by(v.sudo("kill -KILL "+list)+"; "+v.sudo("umount -l "+quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
 }
 
 // isStopped reports whether a process is stopped by a signal, or traced.
@@ -424,34 +436,31 @@ func quote(word string) string {
 func lookAtMountPoint(v *visit) finding {
 	place, err := fs.Look(v.Mount)
 	title := place.Dir
-	f := func() finding {
-		switch {
-		case errors.Is(err, unix.ENOTEMPTY):
-			return failure("%s: the directory is not empty", place.Dir).
-				by(v.sudo("kstatd --mount "+quote(place.Dir+"2")), "take another, or empty it")
-		case errors.Is(err, unix.EACCES) && v.self.uid != 0:
-			return skipped("cannot be looked at: %v", err)
-		case err != nil:
-			return failure("%v", err).by(v.sudo("kstatd --mount /run/kstat2"), "take another")
-		case place.Tree && place.Holder == 0:
-			return fine("%s: a tree is mounted there, see below", title)
-		case place.Holder != 0:
-			return warning("%s: pid %d has it", title, place.Holder).
-				by(v.sudo("kstatd --queue "+strconv.Itoa(int(v.freeQueue()))+" --mount "+quote(title+"2")), "nothing, for that one; a second kstatd takes another")
-		case place.Missing:
-			if err := unix.Access(filepath.Dir(title), unix.W_OK); err != nil {
-				if v.self.uid != 0 {
-					return skipped("%s: root makes it", title)
-				}
-				return failure("%s cannot be made: %v", title, err).by("kstatd --mount /dev/shm/kstat", "take a directory that can be made")
+	switch {
+	case errors.Is(err, unix.ENOTEMPTY):
+		return failure("%s: the directory is not empty", title).
+			by(v.sudo("kstatd --mount "+quote(title+"2")), "take another, or empty it")
+	case errors.Is(err, unix.EACCES) && v.self.uid != 0:
+		return skipped("cannot be looked at: %v", err)
+	case err != nil:
+		return failure("%v", err).by(v.sudo("kstatd --mount /run/kstat2"), "take another")
+	case place.Tree && place.Holder == 0:
+		return fine("%s: a tree is mounted there, see below", title)
+	case place.Holder != 0:
+		return warning("%s: pid %d has it", title, place.Holder).
+			by(v.sudo("kstatd --queue "+strconv.Itoa(int(v.freeQueue()))+" --mount "+quote(title+"2")), "nothing, for that one; a second kstatd takes another")
+	case place.Missing:
+		if err := unix.Access(filepath.Dir(title), unix.W_OK); err != nil {
+			if v.self.uid != 0 {
+				return skipped("%s: root makes it", title)
 			}
-			return fine("%s: can be made", title)
-		case place.Made:
-			return fine("%s: left by a kstatd that was killed; the next one takes it over", title).with("rmdir " + quote(title) + " removes it")
+			return failure("%s cannot be made: %v", title, err).by("kstatd --mount /dev/shm/kstat", "take a directory that can be made")
 		}
-		return fine("%s: empty", title)
-	}()
-	return f
+		return fine("%s: can be made", title)
+	case place.Made:
+		return fine("%s: left by a kstatd that was killed; the next one takes it over", title).with("rmdir " + quote(title) + " removes it")
+	}
+	return fine("%s: empty", title)
 }
 
 func lookAtMountNamespace(v *visit) finding {

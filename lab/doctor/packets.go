@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kstat/hook"
+	"kstat/lab/world"
 	"kstat/stats"
 )
 
@@ -29,7 +30,7 @@ const (
 )
 
 func tryNFQueue(v *visit) finding {
-	a, user, err := v.probe("nfqueue", "", unix.CLONE_NEWNET)
+	a, user, err := v.probe("nfqueue", v.patience(), unix.CLONE_NEWNET)
 	switch {
 	case errors.Is(err, errHung):
 		return v.noAnswer()
@@ -66,29 +67,11 @@ func (v *visit) noQueue(err error) finding {
 	return f
 }
 
-// loopback brings lo up in a network namespace that is fresh.
-func loopback() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(s)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, lo); err != nil {
-		return fmt.Errorf("bring lo up: %w", err)
-	}
-	return nil
-}
-
 // hold starts an engine of a kind in this network namespace, which is the
 // probe's own, calls f while it counts, and stops it.
 func hold(kind hook.Kind, f func(*stats.Table) error) (err error) {
-	if err := loopback(); err != nil {
-		return err
+	if err := world.LoopbackUp(); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
 	}
 	c := hook.Config{Engine: kind, Point: hook.Postrouting, Log: slog.New(slog.DiscardHandler)}
 	holding, err := hook.Hold(c)
@@ -120,15 +103,25 @@ func hold(kind hook.Kind, f func(*stats.Table) error) (err error) {
 	if err := engine.Stop(); err != nil {
 		return err
 	}
-	if n, err := engine.Uncounted(); err != nil || n != 0 {
-		return fmt.Errorf("%d packets were not counted: %w", n, err)
+	switch n, err := engine.Uncounted(); {
+	case err != nil:
+		return err
+	case n != 0:
+		return fmt.Errorf("%d packets were not counted", n)
 	}
 	return nil
 }
 
-// passes sends a datagram to ourselves, and wants it to arrive, and to be
-// counted.
-func passes(table *stats.Table) error {
+// patience is what a probe is told: how long a packet may take to come back.
+func (v *visit) patience() string { return (v.Limit / 2).String() }
+
+// passes sends a datagram to ourselves, and wants it to arrive before the
+// patience is at its end, and to be counted.
+func passes(table *stats.Table, patience string) error {
+	limit, err := time.ParseDuration(patience)
+	if err != nil {
+		return err
+	}
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return err
@@ -138,7 +131,7 @@ func passes(table *stats.Table) error {
 	if _, err := conn.WriteTo([]byte("kstat doctor"), conn.LocalAddr()); err != nil {
 		return fmt.Errorf("send a packet: %w", err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(usualLimit / 2))
+	_ = conn.SetReadDeadline(time.Now().Add(limit))
 	if _, _, err := conn.ReadFrom(make([]byte, 64)); err != nil {
 		return fmt.Errorf("a packet was sent and did not come back: %w", err)
 	}
@@ -149,10 +142,10 @@ func passes(table *stats.Table) error {
 }
 
 // probeNFQueue counts a packet with the engine that kstatd has.
-func probeNFQueue(string) (a answer, err error) {
+func probeNFQueue(patience string) (a answer, err error) {
 	a.Facts = make(map[string]string)
 	err = hold(hook.KindNFQueue, func(table *stats.Table) error {
-		if err := passes(table); err != nil {
+		if err := passes(table, patience); err != nil {
 			return err
 		}
 		way, err := wayInUse()
@@ -229,10 +222,6 @@ func lookAtQueue(v *visit) (all []finding) {
 		who, kstatd := hook.QueueHolder(number)
 		title := fmt.Sprintf("queue %d", number)
 		switch {
-		case who == "" && os.Geteuid() != 0:
-			f := fine("no kstatd has it; whether others do, only root can see")
-			f.title = title
-			all = append(all, f)
 		case who == "":
 		case kstatd:
 			f := warning("a kstatd has it, %s", who).
@@ -251,17 +240,22 @@ func lookAtQueue(v *visit) (all []finding) {
 		if count > 1 {
 			last = fmt.Sprintf(" to %d", int(v.Queue)+count-1)
 		}
-		all = append(all, fine("%d%s: free", v.Queue, last))
+		f := fine("%d%s: free", v.Queue, last)
+		if v.self.uid != 0 || v.self.nested {
+			f.found = fmt.Sprintf("%d%s: no kstatd has it; whether others do, only root of the host can see", v.Queue, last)
+		}
+		all = append(all, f)
 	}
 	return all
 }
 
 // freeQueue returns the first number from which on as many are free as are
-// wanted; 0 stands for none.
-func (v *visit) freeQueue() uint16 {
+// wanted, and used by none of some rules; 0 stands for none.
+func (v *visit) freeQueue(rules ...aRule) uint16 {
 	run := 0
 	for n := range 1024 {
-		if who, _ := hook.QueueHolder(uint16(n)); who != "" {
+		who, _ := hook.QueueHolder(uint16(n))
+		if who != "" || slices.ContainsFunc(rules, func(r aRule) bool { return r.uses(uint16(n), 1) }) {
 			run = 0
 			continue
 		}
@@ -394,7 +388,7 @@ func lookAtRules(v *visit) []finding {
 		where := fmt.Sprintf("table %s, chain %s", r.table, r.chain)
 		if r.uses(v.Queue, max(v.Queues, 1)) {
 			all = append(all, warning("%s, sends packets to queue %d as well: they would be counted", where, v.Queue).
-				by(fmt.Sprintf("%s --queue %d", v.sudo("kstatd"), v.unusedQueue(rules)), "take a number that no rule has"))
+				by(fmt.Sprintf("%s --queue %d", v.sudo("kstatd"), v.freeQueue(rules...)), "take a number that no rule has"))
 		}
 		if r.base && r.hook == *nftables.ChainHookPostrouting && r.priority < 99 && (r.drops || len(r.queues) > 0) {
 			before = append(before, fmt.Sprintf("%s, comes before kstatd at postrouting (priority %d): what it drops is not counted", where, r.priority))
@@ -419,18 +413,6 @@ func lookAtRules(v *visit) []finding {
 		}
 	}
 	return all
-}
-
-// unusedQueue is freeQueue among those that no rule uses.
-func (v *visit) unusedQueue(rules []aRule) uint16 {
-	count := max(v.Queues, 1)
-	for n := range 1024 {
-		who, _ := hook.QueueHolder(uint16(n))
-		if who == "" && !slices.ContainsFunc(rules, func(r aRule) bool { return r.uses(uint16(n), count) }) {
-			return uint16(n)
-		}
-	}
-	return 0
 }
 
 // ownTable reports whether a name is one that kstatd gives its table.
@@ -509,9 +491,9 @@ func lookAtMemory(v *visit) []finding {
 	switch {
 	case limit == 0: // not to be seen in a network namespace
 	case v.self.nested:
-		f = f.with(fmt.Sprintf("net.core.rmem_max is %d, which limits the socket here, in a user namespace: a burst may pass uncounted sooner", v.Limit))
+		f = f.with(fmt.Sprintf("net.core.rmem_max is %d, which limits the socket here, in a user namespace: a burst may pass uncounted sooner", limit))
 	default:
-		f = f.with(fmt.Sprintf("net.core.rmem_max is %d; kstatd may set more, with CAP_NET_ADMIN", v.Limit))
+		f = f.with(fmt.Sprintf("net.core.rmem_max is %d; kstatd may set more, with CAP_NET_ADMIN", limit))
 	}
 	return []finding{f}
 }
@@ -584,7 +566,7 @@ func tryBPF(v *visit) finding {
 	if lack := v.lacksForBPF(); lack != "" {
 		return skipped("not tried: %s", lack)
 	}
-	_, err := v.start("bpf", "", unix.CLONE_NEWNET)
+	_, err := v.start("bpf", v.patience(), unix.CLONE_NEWNET)
 	switch {
 	case errors.Is(err, errHung):
 		return v.noAnswer()
@@ -597,4 +579,6 @@ func tryBPF(v *visit) finding {
 }
 
 // probeBPF counts a packet with the other engine that kstatd has.
-func probeBPF(string) (answer, error) { return answer{}, hold(hook.KindBPF, passes) }
+func probeBPF(patience string) (answer, error) {
+	return answer{}, hold(hook.KindBPF, func(table *stats.Table) error { return passes(table, patience) })
+}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,6 +25,8 @@ func lookAtPort(v *visit) finding {
 		return fine("%d: free", port)
 	case strings.Contains(who, "(kstatd"):
 		return fine("%d: kstatd's, %s", port, who)
+	case v.activates(port):
+		return fine("%d: systemd's, for kstatd.socket", port)
 	}
 	f := failure("%d: taken by %s", port, who)
 	for other := port + 1; other != 0; other++ {
@@ -34,14 +37,32 @@ func lookAtPort(v *visit) finding {
 	return f
 }
 
-// listener says who listens at a TCP port of this network namespace.
+// activates reports whether systemd listens there for kstatd.
+func (v *visit) activates(port uint16) bool {
+	if !hasSystemd() {
+		return false
+	}
+	text, _ := exec.CommandContext(v.ctx, "systemctl", "show", "kstatd.socket", "--property=ActiveState,Listen").Output()
+	return strings.Contains(string(text), "ActiveState=active\n") && strings.Contains(string(text), fmt.Sprintf(":%d (Stream)", port))
+}
+
+func hasSystemd() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// listener says who listens at a TCP port of this network namespace so that
+// 127.0.0.1 cannot be had there.
 func listener(port uint16) (who string, taken bool) {
-	const listening = "0A" // TCP_LISTEN
+	const listening, any = "0A", "00000000" // TCP_LISTEN, INADDR_ANY
+	loopback := fmt.Sprintf("%08X", binary.NativeEndian.Uint32([]byte{127, 0, 0, 1}))
+	mapped := any + any + fmt.Sprintf("%08X", binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff}))
 	suffix := fmt.Sprintf(":%04X", port)
+	ours := []string{any + suffix, loopback + suffix, strings.Repeat(any, 4) + suffix, mapped + loopback + suffix}
 	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		for _, line := range lines(file) { // sl local remote state … uid timeout inode
 			f := strings.Fields(line)
-			if len(f) < 10 || f[3] != listening || !strings.HasSuffix(f[1], suffix) {
+			if len(f) < 10 || f[3] != listening || !slices.Contains(ours, f[1]) {
 				continue
 			}
 			if who := hook.SocketHolder(f[9]); who != "" {
@@ -56,9 +77,9 @@ func listener(port uint16) (who string, taken bool) {
 // hiding are the directives of a unit that give it a mount namespace, with the
 // values that do not.
 var hiding = [...]struct{ name, harmless string }{
-	{"PrivateTmp", "no"}, {"PrivateDevices", "no"}, {"PrivateMounts", "no"}, {"PrivateNetwork", "no"}, {"PrivateUsers", "no"},
+	{"PrivateTmp", "no"}, {"PrivateDevices", "no"}, {"PrivateMounts", "no"}, {"PrivateNetwork", "no"}, {"PrivateUsers", "no"}, {"PrivateIPC", "no"},
 	{"ProtectSystem", "no"}, {"ProtectHome", "no"}, {"ProtectKernelTunables", "no"}, {"ProtectKernelModules", "no"},
-	{"ProtectKernelLogs", "no"}, {"ProtectControlGroups", "no"}, {"ProtectProc", "default"},
+	{"ProtectKernelLogs", "no"}, {"ProtectControlGroups", "no"}, {"ProtectProc", "default"}, {"ProcSubset", "all"},
 	{"ReadWritePaths", ""}, {"ReadOnlyPaths", ""}, {"InaccessiblePaths", ""}, {"ExecPaths", ""}, {"NoExecPaths", ""},
 	{"BindPaths", ""}, {"BindReadOnlyPaths", ""}, {"TemporaryFileSystem", ""}, {"RootDirectory", ""}, {"RootImage", ""},
 }
@@ -66,7 +87,7 @@ var hiding = [...]struct{ name, harmless string }{
 // lookAtUnit looks whether systemd's unit for kstatd would hide the tree.
 func lookAtUnit(v *visit) finding {
 	const unit = "kstatd.service"
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+	if !hasSystemd() {
 		return skipped("systemd does not run here")
 	}
 	names := []string{"LoadState", "ActiveState"}

@@ -70,7 +70,7 @@ func probeRights(string) (answer, error) {
 	if errors.Is(err, unix.EINVAL) { // a chroot, which is looked at elsewhere
 		err = nil
 	}
-	return answer{}, errors.Join(err, loopback())
+	return answer{}, errors.Join(err, world.LoopbackUp())
 }
 
 func lookAtNamespaces(v *visit) finding {
@@ -105,7 +105,7 @@ func lookAtNamespaces(v *visit) finding {
 func lookAtRoot(v *visit) finding {
 	if v.mountsE == nil && !slices.ContainsFunc(v.mounted, func(m mounted) bool { return m.dir == "/" }) {
 		return failure("it is no mount point, as in a chroot: mounts could not be kept from the host").
-			by("mount --bind DIR DIR", "do that before chroot DIR")
+			by("", "mount --bind DIR DIR before chroot DIR")
 	}
 	return fine("a mount point")
 }

@@ -93,7 +93,7 @@ func isolate(c *Config) error {
 	if c.HostNet {
 		return nil
 	}
-	if err := loopbackUp(); err != nil {
+	if err := LoopbackUp(); err != nil {
 		return fmt.Errorf("bring lo up in a new network: %w; run it as root", err)
 	}
 	// A sysfs shows the network devices of who has mounted it.
@@ -103,7 +103,8 @@ func isolate(c *Config) error {
 	return nil
 }
 
-func loopbackUp() error {
+// LoopbackUp brings up lo of the calling thread's network namespace.
+func LoopbackUp() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
