@@ -751,6 +751,22 @@ func littleEndian() bool {
 	return *(*byte)(unsafe.Pointer(&one)) == 1
 }
 
+// Without /proc nearly nothing can be told, and the first line says so.
+func TestNoProc(t *testing.T) {
+	room := newRoom(t, unix.CLONE_NEWNS, "")
+	text, err := json.Marshal(Config{Limit: 20 * time.Second})
+	must(t, err)
+	cmd := room.command(0, "unshare", "-m", "sh", "-c", `umount -l /proc && exec "$@"`, "sh", room.program, string(text))
+	cmd.Env = append(os.Environ(), asWhat+"="+asDoctor)
+	r := decode(t, output(t, cmd))
+	if c := want(t, r, "kernel", Fail, "there is no /proc, .*"); c.Command != "mount -t proc proc /proc" {
+		t.Errorf("it is mended by %q", c.Command)
+	}
+	if r.OK {
+		t.Error("the report is ok")
+	}
+}
+
 // playSystemctl is what a room does for a systemctl that says what /run/unit
 // has: there is no systemd to ask in a sandbox.
 const playSystemctl = `

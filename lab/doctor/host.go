@@ -40,6 +40,9 @@ func lookAtKernel(v *visit) finding {
 		return failure("Linux %s is too old: nftables tables with an owner came with 5.12", k.release).
 			by("", "boot Linux 5.12 or newer (6.4 for --engine bpf); Debian 12 has 6.1")
 	}
+	if _, err := os.Stat("/proc/self/status"); err != nil {
+		return failure("there is no /proc, without which the rest cannot be told: %v", err).by(v.sudo("mount -t proc proc /proc"), "mount it")
+	}
 	return fine("Linux %s on %s", k.release, k.machine).with("the least is 5.12, for --engine bpf 6.4")
 }
 
