@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,9 +16,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"kstat/lab/sandbox"
@@ -37,7 +40,9 @@ func main() {
 	flag.Parse()
 	inside, status, err := sandbox.Reexec()
 	if err == nil && inside {
-		err = run(*bin, *out, *interval)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		err = run(ctx, *bin, *out, *interval)
+		stop()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "screenshots:", err)
@@ -46,8 +51,9 @@ func main() {
 	os.Exit(status)
 }
 
-// run takes all pictures.
-func run(bin, out string, interval time.Duration) (err error) {
+// run takes all pictures. When ctx ends before that, it clears away what it has
+// begun.
+func run(ctx context.Context, bin, out string, interval time.Duration) (err error) {
 	for _, thing := range []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables} {
 		if err := sandbox.Missing(thing); err != nil {
 			return err
@@ -63,7 +69,7 @@ func run(bin, out string, interval time.Duration) (err error) {
 	if err := stage.begin(); err != nil {
 		return err
 	}
-	if err := stage.perform(); err != nil {
+	if err := stage.perform(ctx); err != nil {
 		return err
 	}
 	for _, t := range stage.terminals {
@@ -176,7 +182,7 @@ func await(what string, ready func() bool) error {
 
 // perform sends packets as time goes by: waves of TCP, steady UDP, pings now
 // and then.
-func (s *stage) perform() error {
+func (s *stage) perform(ctx context.Context) error {
 	lo4, lo6 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
 	sink, err := traffic.UDPSink(lo4)
 	if err != nil {
@@ -195,7 +201,11 @@ func (s *stage) perform() error {
 		// In the middle between two looks, which are when the clock is a
 		// multiple of the interval.
 		now := time.Now()
-		time.Sleep(now.Truncate(s.interval).Add(s.interval * 3 / 2).Sub(now))
+		select {
+		case <-time.After(now.Truncate(s.interval).Add(s.interval * 3 / 2).Sub(now)):
+		case <-ctx.Done():
+			return errors.New("interrupted")
+		}
 		x := float64(i)
 		wave := 40 + 30*math.Sin(x/9) + 14*math.Sin(x/2.3)
 		if i%37 > 30 {
