@@ -109,12 +109,17 @@ func (m *meter) refresh(d *fs.Document) {
 
 // miss is a sample that could not be had.
 func (m *meter) miss() {
+	m.wait()
+	m.base = nil
+}
+
+// wait is a sample that has yet to come, so that histories show when it was.
+func (m *meter) wait() {
 	none := pair{unknown, unknown}
 	for _, h := range m.histories {
 		h.push(none)
 	}
 	m.sum.push(none)
-	m.base = nil
 }
 
 // line is a line of the table.

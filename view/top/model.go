@@ -138,6 +138,7 @@ func (m *model) onTick(at time.Time) tea.Cmd {
 	m.restarted = max(0, m.restarted-1)
 	if !m.asked.IsZero() {
 		m.late = time.Since(m.asked)
+		m.meter.wait()
 		return m.tick()
 	}
 	m.asked = time.Now()

@@ -351,3 +351,20 @@ func TestSoon(t *testing.T) {
 		t.Errorf("after a second: %v per second, want 20", now)
 	}
 }
+
+// A sample that is late leaves its place in the history blank, and its rate is
+// that of all the time since the one before.
+func TestLateHistory(t *testing.T) {
+	d := drive(t, &unicode)
+	d.read(document(1, 5, 0))
+	d.read(document(1, 5, 0))
+	d.asked = time.Now()
+	d.send(tick(d.at.Add(time.Second)))
+	d.send(tick(d.at.Add(2 * time.Second)))
+	d.at = d.at.Add(time.Second)
+	d.read(document(1, 25, 0))
+	h := d.meter.sum
+	if late := h[kept-2][packets]; late == late || h.now()[packets] != 10 || d.late != 0 {
+		t.Errorf("%v, and then %v per second", late, h.now()[packets])
+	}
+}
