@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asTool) != "" || slices.Contains(kmod.Tools(), filepath.Base(os.Args[0])) {
 		main()
 	}
-	sandbox.Main(m, sandbox.Check(removeBinaries))
+	sandbox.Main(m, sandbox.After(removeBinaries))
 }
 
 func must(t testing.TB, errs ...error) {

@@ -17,7 +17,7 @@ const patience = time.Second
 // checks is what is asked after the tests. The zero value asks for the usual.
 type checks struct {
 	goroutines []goleak.Option
-	more       []func() error
+	after      []func() error
 }
 
 // leaks returns one line for each thing that has come since before, and stays.
@@ -33,14 +33,7 @@ func (c *checks) leaks(before []string) []string {
 		time.Sleep(patience / 100)
 		left = slices.DeleteFunc(holdings(), isOld)
 	}
-	found = append(found, left...)
-
-	for _, check := range c.more {
-		if err := check(); err != nil {
-			found = append(found, err.Error())
-		}
-	}
-	return found
+	return append(found, left...)
 }
 
 // holdings names all that this process has of descriptors, FUSE mounts and,

@@ -17,9 +17,10 @@ func Goroutines(options ...goleak.Option) Option {
 	return func(c *checks) { c.goroutines = append(c.goroutines, options...) }
 }
 
-// Check adds a check of the caller's: an error fails the run.
-func Check(f func() error) Option {
-	return func(c *checks) { c.more = append(c.more, f) }
+// After adds what the caller has to clear away, also after tests that failed:
+// an error fails the run.
+func After(f func() error) Option {
+	return func(c *checks) { c.after = append(c.after, f) }
 }
 
 // Main runs the tests of a package in a sandbox and exits with their status.
@@ -42,6 +43,12 @@ func Main(m *testing.M, options ...Option) {
 	if status == 0 && !fuzzWorker() {
 		for _, leak := range c.leaks(before) {
 			fmt.Fprintln(os.Stderr, "sandbox: left behind:", leak)
+			status = 1
+		}
+	}
+	for _, f := range c.after {
+		if err := f(); err != nil {
+			fmt.Fprintln(os.Stderr, "sandbox: left behind:", err)
 			status = 1
 		}
 	}

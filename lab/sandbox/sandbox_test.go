@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
-	Main(m, Check(func() error {
+	Main(m, After(func() error {
 		if os.Getenv(role) == "check" {
 			return errors.New("the caller's own")
 		}
