@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"kstat/lab/packets"
+	"kstat/lab/sandbox"
 	"kstat/stats"
 	"kstat/stats/ring"
 	"kstat/trace/header"
@@ -280,34 +279,13 @@ func TestChains(t *testing.T) {
 	}
 }
 
-// tool runs a program on a stream.
-func tool(t *testing.T, stream []byte, name string, args ...string) []string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatalf("needs %s: %v", name, err)
-		}
-		t.Skipf("needs %s: apt-get install %s", name, name)
-	}
-	cmd := exec.Command(path, args...)
-	cmd.Stdin = bytes.NewReader(stream)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v: %s", name, err, errs.String())
-	}
-	return strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-}
-
 // TestTcpdump: what tcpdump makes of the stream are our own lines.
 func TestTcpdump(t *testing.T) {
 	var shown []stats.Sighting
 	for _, c := range cases(t) {
 		shown = append(shown, seen(t, c.packet))
 	}
-	theirs := tool(t, show(t, (*Trace).Pcapng, shown...), "tcpdump", "-n", "-S", "-r", "-")
+	theirs := sandbox.Through(t, show(t, (*Trace).Pcapng, shown...), "tcpdump", "-n", "-S", "-r", "-")
 	ours := strings.Split(strings.TrimSuffix(string(show(t, (*Trace).Text, shown...)), "\n"), "\n")
 	if len(theirs) != len(ours) {
 		t.Fatalf("%d packets, %d of tcpdump's:\n%s", len(ours), len(theirs), strings.Join(theirs, "\n"))
@@ -353,7 +331,7 @@ func TestTshark(t *testing.T) {
 	trace.Traced(number + 1000)
 	trace.Finish()
 	stream := rest(t, r)
-	got := tool(t, stream, "tshark", "-r", "-", "-T", "fields", "-E", "separator=|",
+	got := sandbox.Through(t, stream, "tshark", "-r", "-", "-T", "fields", "-E", "separator=|",
 		"-e", "frame.time_epoch", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction", "-e", "frame.drop_count", "-e", "frame.len", "-e", "frame.cap_len")
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -382,7 +360,7 @@ func droppedIn(t *testing.T, stream []byte) (last uint64) {
 
 // TestEmptyStream: a stream without a packet is one.
 func TestEmptyStream(t *testing.T) {
-	if got := tool(t, show(t, (*Trace).Pcapng), "tshark", "-r", "-"); !slices.Equal(got, []string{""}) {
+	if got := sandbox.Through(t, show(t, (*Trace).Pcapng), "tshark", "-r", "-"); !slices.Equal(got, []string{""}) {
 		t.Errorf("got %q", got)
 	}
 }

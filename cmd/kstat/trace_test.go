@@ -108,13 +108,7 @@ func TestTrace(t *testing.T) {
 		}
 	})
 	t.Run("into a file", func(t *testing.T) {
-		tshark, err := exec.LookPath("tshark")
-		if err != nil {
-			if os.Getenv("KSTAT_REQUIRE") == "1" {
-				t.Fatal("needs tshark:", err)
-			}
-			t.Skip("needs tshark: apt-get install tshark")
-		}
+		tshark := sandbox.Program(t, "tshark")
 		file := filepath.Join(t.TempDir(), "packets.pcapng")
 		r := startTrace(t, dir, "--pcap", file, "not icmp")
 		send()

@@ -212,12 +212,7 @@ func inTerminal(t testing.TB, columns, lines int, env []string, command string) 
 
 func inPaintedTerminal(t testing.TB, columns, lines int, background string, env []string, command string) *screen {
 	t.Helper()
-	if _, err := exec.LookPath("tmux"); err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("needs tmux: apt-get install tmux")
-	}
+	sandbox.Program(t, "tmux")
 	dir, err := os.MkdirTemp("", "tmux-") // a socket's name is short
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/lab/sandbox"
 )
 
 // startUpCalls are the system calls that kstatd makes while it starts, each with
@@ -76,7 +78,7 @@ func startFailing(t *testing.T, engine, dir, call, errno string, when int) (up b
 // the process dies by itself, that is as if it had been killed: there is no
 // rule and no process, and the next start succeeds in the same place.
 func TestFaultStartUp(t *testing.T) {
-	needStrace(t)
+	sandbox.Program(t, "strace")
 	overEngines(t, func(t *testing.T, engine string) {
 		need(t, engine)
 		calls, errnos := startUpCalls, []string{"EPERM", "ENOMEM", "EMFILE", "EINTR", "ENOBUFS"}
@@ -131,7 +133,7 @@ func TestFaultStartUp(t *testing.T) {
 
 // TestFaultStartUpCalls: no system call of start-up is left out above.
 func TestFaultStartUpCalls(t *testing.T) {
-	needStrace(t)
+	sandbox.Program(t, "strace")
 	overEngines(t, func(t *testing.T, engine string) {
 		need(t, engine)
 		dir, list := mountDir(t), filepath.Join(t.TempDir(), "calls")
@@ -160,25 +162,12 @@ func TestFaultStartUpCalls(t *testing.T) {
 	})
 }
 
-func needStrace(t *testing.T) {
-	t.Helper()
-	_, err := exec.LookPath("strace")
-	switch {
-	case err == nil:
-	case os.Getenv("KSTAT_REQUIRE") == "1":
-		t.Fatal("needs strace:", err)
-	default:
-		t.Skip("needs strace: apt-get install strace")
-	}
-}
-
 // traced returns a kstatd under strace, which is its child.
 func traced(t *testing.T, engine, dir string, flags ...string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Readlink("/proc/self/exe")
 	must(t, err)
-	strace, err := exec.LookPath("strace")
-	must(t, err)
+	strace := sandbox.Program(t, "strace")
 	cmd := command(engine, "--mount", dir, "--start")
 	cmd.Args = slices.Concat([]string{"strace", "-D", "-f"}, flags, []string{exe}, cmd.Args[1:])
 	cmd.Path = strace

@@ -23,27 +23,6 @@ import (
 	"kstat/trace"
 )
 
-// tool runs a program on a pcapng stream.
-func tool(t *testing.T, stream string, name string, args ...string) []string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatalf("needs %s: %v", name, err)
-		}
-		t.Skipf("needs %s: apt-get install %s", name, name)
-	}
-	cmd := sandbox.Command(path, args...)
-	cmd.Stdin = strings.NewReader(stream)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v: %s", name, err, errs.String())
-	}
-	return strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-}
-
 // all reads to the end of the daemon's trace.
 func (w *watching) all() string {
 	w.t.Helper()
@@ -173,7 +152,7 @@ func TestTrace(t *testing.T) {
 // compare holds lines to what tcpdump and tshark read in the stream.
 func compare(t *testing.T, lines []string, stream string) {
 	t.Helper()
-	theirs := tool(t, stream, "tcpdump", "-n", "-S", "-r", "-")
+	theirs := sandbox.Through(t, []byte(stream), "tcpdump", "-n", "-S", "-r", "-")
 	if len(theirs) != len(lines) {
 		t.Fatalf("%d lines, %d of tcpdump's", len(lines), len(theirs))
 	}
@@ -195,7 +174,7 @@ func compare(t *testing.T, lines []string, stream string) {
 		"udp.dstport", "tcp.flags.str", "tcp.seq_raw", "tcp.len", "udp.length"} {
 		fields = append(fields, "-e", f)
 	}
-	for i, row := range tool(t, stream, "tshark", append([]string{"-r", "-", "-T", "fields", "-E", "separator=|"}, fields...)...) {
+	for i, row := range sandbox.Through(t, []byte(stream), "tshark", append([]string{"-r", "-", "-T", "fields", "-E", "separator=|"}, fields...)...) {
 		is := strings.Split(row, "|")
 		seconds, fraction, _ := strings.Cut(is[0], ".")
 		second, err := strconv.ParseInt(seconds, 10, 64)
@@ -301,7 +280,7 @@ func TestTraceSlow(t *testing.T) {
 			t.Errorf("behind the last: %q", text)
 		}
 		all := <-rest
-		rows := tool(t, all, "tshark", "-r", "-", "-T", "fields", "-e", "frame.drop_count")
+		rows := sandbox.Through(t, []byte(all), "tshark", "-r", "-", "-T", "fields", "-e", "frame.drop_count")
 		between := uint64(0)
 		for _, row := range rows {
 			n, _ := strconv.ParseUint(row, 10, 64)

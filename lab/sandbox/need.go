@@ -1,9 +1,11 @@
 package sandbox
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -77,6 +79,36 @@ func Need(tb testing.TB, needed ...Thing) {
 		}
 		tb.Skip(err)
 	}
+}
+
+// Program returns the path of a program of the Debian package of the same name,
+// or ends the test as [Need] does.
+func Program(tb testing.TB, name string) string {
+	tb.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		err = fmt.Errorf("needs %s: %w; apt-get install %[1]s", name, err)
+		if os.Getenv("KSTAT_REQUIRE") == "1" {
+			tb.Fatal(err)
+		}
+		tb.Skip(err)
+	}
+	return path
+}
+
+// Through has a program, as [Program] finds it, read input, and returns the
+// lines that it prints. That it fails is fatal.
+func Through(tb testing.TB, input []byte, name string, args ...string) []string {
+	tb.Helper()
+	cmd := Command(Program(tb, name), args...)
+	cmd.Stdin = bytes.NewReader(input)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("%s: %v: %s", name, err, complaint.String())
+	}
+	return strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
 }
 
 // tooOld reports whether no kernel of this version has the thing.

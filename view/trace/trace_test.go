@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"kstat/lab/packets"
+	"kstat/lab/sandbox"
 	"kstat/stats"
 	origin "kstat/trace"
 	"kstat/trace/header"
@@ -93,22 +92,7 @@ func traced(t testing.TB) (lines, stream []byte, all [][]byte) {
 
 func tcpdump(t *testing.T, stream []byte, filter ...string) []string {
 	t.Helper()
-	path, err := exec.LookPath("tcpdump")
-	if err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatal("needs tcpdump:", err)
-		}
-		t.Skip("needs tcpdump: apt-get install tcpdump")
-	}
-	cmd := exec.Command(path, append([]string{"-n", "-S", "-t", "-x", "-r", "-"}, filter...)...)
-	cmd.Stdin = bytes.NewReader(stream)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("tcpdump %q: %v: %s", filter, err, errs.String())
-	}
-	return strings.SplitAfter(string(out), "\n")
+	return sandbox.Through(t, stream, "tcpdump", append([]string{"-n", "-S", "-t", "-x", "-r", "-"}, filter...)...)
 }
 
 // TestFilterAsTcpdump: for each filter, what we leave of a stream is what tcpdump
