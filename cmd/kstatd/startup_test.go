@@ -27,7 +27,7 @@ var startUpCalls = map[string]int{
 	"openat": 24, "close": 24, "read": 24, "fcntl": 24, "statx": 4, "newfstatat": 12, "fstat": 4, "getdents64": 8, "lseek": 4,
 	"pread64": 4, "setxattr": 1, "fgetxattr": 1, "access": 1, "dup3": 4, "getsockopt": 4, "membarrier": 1, "madvise": 10,
 	"execve": 2, "pidfd_open": 2, "pidfd_send_signal": 2, "waitid": 4, "kill": 1, "setpgid": 1, "prlimit64": 4,
-	"getpid": 4, "getppid": 2, "geteuid": 1, "getegid": 1,
+	"getpid": 4, "getppid": 2, "geteuid": 1, "getegid": 1, "statfs": 1, "readlinkat": 2,
 }
 
 // fatalCalls are the others: those that Go's runtime makes, which ends the
