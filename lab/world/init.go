@@ -221,13 +221,24 @@ func relay(conn net.Conn, caught chan os.Signal, command *atomic.Int64) {
 		if m.Signal <= 0 || m.Signal >= len(last) || pid == 0 {
 			continue
 		}
-		// The kernel sends to a group at once, but Go tells us in its own time.
-		time.Sleep(5 * time.Millisecond)
-		gotIt := time.Since(time.Unix(0, last[m.Signal].Load())) < 100*time.Millisecond
-		if gotIt && sameGroup(pid) {
+		if sameGroup(pid) && gotIt(&last[m.Signal]) {
 			continue
 		}
 		_ = unix.Kill(pid, syscall.Signal(m.Signal))
+	}
+}
+
+// gotIt reports whether init got a signal that the process outside was sent. The
+// kernel sends it to a group at once, but Go tells either in its own time, on a
+// busy machine not before the other has been told.
+func gotIt(last *atomic.Int64) bool {
+	for end := time.Now().Add(50 * time.Millisecond); ; time.Sleep(2 * time.Millisecond) {
+		switch {
+		case time.Since(time.Unix(0, last.Load())) < 100*time.Millisecond:
+			return true
+		case time.Now().After(end):
+			return false
+		}
 	}
 }
 
