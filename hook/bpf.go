@@ -16,8 +16,10 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"kstat/stats"
@@ -365,7 +367,7 @@ func loadPrograms(c Config) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := ebpf.NewCollection(spec)
+	loaded, err := loadAtOnce(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -395,6 +397,44 @@ func loadPrograms(c Config) (_ *programs, err error) {
 		h.counters[i], _ = info.ID()
 	}
 	return h, nil
+}
+
+// loadAtOnce is ebpf.NewCollection, but that the kernel verifies the programs at
+// the same time: that is most of what a start takes.
+func loadAtOnce(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	maps := spec.Copy()
+	maps.Programs = nil
+	all, err := ebpf.NewCollection(maps)
+	if err != nil {
+		return nil, err
+	}
+	cache := btf.NewCache() // the kernel's types, which take 10 ms to read
+	var mu sync.Mutex       // of all.Programs
+	var g errgroup.Group
+	for name, program := range spec.Programs {
+		one := &ebpf.CollectionSpec{
+			Maps:      spec.Maps,
+			Programs:  map[string]*ebpf.ProgramSpec{name: program},
+			Types:     spec.Types,
+			ByteOrder: spec.ByteOrder,
+		}
+		g.Go(func() error {
+			loaded, err := ebpf.NewCollectionWithOptions(one.Copy(), ebpf.CollectionOptions{MapReplacements: all.Maps, Cache: cache})
+			if err != nil {
+				return err
+			}
+			defer loaded.Close()
+			mu.Lock()
+			defer mu.Unlock()
+			all.Programs[name] = loaded.DetachProgram(name)
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		all.Close()
+		return nil, err
+	}
+	return all, nil
 }
 
 func (h *programs) Kind() Kind { return KindBPF }
