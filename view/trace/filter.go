@@ -240,7 +240,7 @@ func (p *parser) place(end ends, ended bool) (Filter, error) {
 
 func (p *parser) host(end ends) (Filter, error) {
 	a, err := netip.ParseAddr(p.word())
-	if err != nil {
+	if err != nil || a.Zone() != "" { // no packet has a zone
 		return nil, p.unexpected("an address, like 10.0.0.1 or ::1,")
 	}
 	p.at++

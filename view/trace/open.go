@@ -3,6 +3,7 @@ package trace
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,8 +42,12 @@ func Stopped(f *os.File) (cure string, stopped bool) {
 	return "echo 1 > " + start, err == nil && strings.TrimSpace(string(text)) == "0"
 }
 
-// Died reports whether an error is that of a file whose daemon, or worker, has
-// died.
+// Died reports whether an error is that of reading a file whose daemon, or
+// worker, has died.
 func Died(err error) bool {
+	var path *fs.PathError
+	if errors.As(err, &path) && path.Op != "read" { // EIO is also a disk's
+		return false
+	}
 	return errors.Is(err, syscall.ENOTCONN) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.EIO)
 }

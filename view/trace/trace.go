@@ -53,7 +53,8 @@ func Lines(ctx context.Context, in io.Reader, out io.Writer, o Options) (s Summa
 			l, ok := cutLine(text[:at])
 			text = text[at:]
 			if !ok {
-				return nil, true, errors.New("a line that trace_pipe does not have: is this one, and of this version?")
+				err := errors.New("a line that trace_pipe does not have: is this one, and of this version?")
+				return nil, true, errors.Join(err, columns.out.Flush())
 			}
 			if l.missed > 0 {
 				s.Missed += l.missed

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -168,6 +170,7 @@ func TestFilterErrors(t *testing.T) {
 		"portrange 7":                        `"7" where a range of ports, like 6000-6008, is expected`,
 		"portrange 7-6":                      `"7-6" where a range of ports, like 6000-6008, is expected`,
 		"host example.org":                   `"example.org" where an address, like 10.0.0.1 or ::1, is expected`,
+		"host fe80::1%lo":                    `"fe80::1%lo" where an address, like 10.0.0.1 or ::1, is expected`,
 		"src":                                `it ends where an address, like 10.0.0.1 or ::1, is expected`,
 		"net 10.1.0.0/8":                     `"10.1.0.0/8" where a network, like 10.0.0.0/8 or fd00::/8, with no bit set behind it, is expected`,
 		"proto 256":                          `"256" where a protocol, by a name of /etc/protocols or its number is expected`,
@@ -305,8 +308,29 @@ func TestEnds(t *testing.T) {
 		if _, err := f(t.Context(), bytes.NewReader(in), far, Options{Names: names}); !errors.Is(err, failed) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := f(t.Context(), strings.NewReader("GET / HTTP/1.1\n\n"), io.Discard, Options{Names: names}); err == nil {
-			t.Errorf("%s of something else: no error", name)
+		var shown bytes.Buffer
+		s, err := f(t.Context(), io.MultiReader(bytes.NewReader(in), strings.NewReader("GET / HTTP/1.1\n\n")), &shown, Options{Names: names})
+		if err == nil || s.Shown == 0 || shown.Len() == 0 {
+			t.Errorf("%s, and then something else: %v, %v, %d bytes", name, s, err, shown.Len())
+		}
+	}
+}
+
+// TestDied: an error of the disk that is written to is none of the daemon's.
+func TestDied(t *testing.T) {
+	for _, c := range []struct {
+		op    string
+		errno syscall.Errno
+		want  bool
+	}{
+		{"read", syscall.EIO, true},
+		{"read", syscall.ENOTCONN, true},
+		{"read", syscall.ECONNABORTED, true},
+		{"read", syscall.EINVAL, false},
+		{"write", syscall.EIO, false},
+	} {
+		if got := Died(&fs.PathError{Op: c.op, Err: c.errno}); got != c.want {
+			t.Errorf("%s, %v: %v", c.op, c.errno, got)
 		}
 	}
 }
