@@ -60,9 +60,6 @@ func traceCommand(c *command, flags *flag.FlagSet) func([]string) int {
 
 // run shows packets until there are enough, or until nobody wants more.
 func (t *tracing) run(o trace.Options) (err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	signal.Ignore(syscall.SIGPIPE)
 	name, show := trace.Text, trace.Lines
 	if t.pcap != "" {
 		name, show = trace.Pcapng, trace.Blocks
@@ -71,13 +68,16 @@ func (t *tracing) run(o trace.Options) (err error) {
 	if err != nil {
 		return err
 	}
+	// It is closed by the end of the process: Close would wait for the read that
+	// waits for a packet, as Go takes the file, which can be polled, for one whose
+	// reads do not block.
 	in, err := trace.Open(where, name)
 	if err != nil {
 		return err
 	}
 	var out io.Writer = os.Stdout
 	if t.pcap != "" && t.pcap != "-" {
-		f, err := os.OpenFile(t.pcap, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // what root alone may see
+		f, err := create(t.pcap)
 		if err != nil {
 			return err
 		}
@@ -87,6 +87,12 @@ func (t *tracing) run(o trace.Options) (err error) {
 	if cure, stopped := trace.Stopped(in); stopped {
 		fmt.Fprintln(os.Stderr, "kstat trace: it is not counting yet:", cure)
 	}
+	// Not earlier, for to open a FIFO waits for who reads it; and the first signal
+	// only, as it may be out that waits.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	signal.Ignore(syscall.SIGPIPE)
 	summary, err := show(ctx, in, out, o)
 	fmt.Fprintln(os.Stderr, summary)
 	switch {
@@ -96,4 +102,17 @@ func (t *tracing) run(o trace.Options) (err error) {
 		return fmt.Errorf("the daemon's worker has died, and what came since is not shown: %w", err)
 	}
 	return err
+}
+
+// create opens a file for what root alone may see, in the place of what was in
+// it.
+func create(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		_ = f.Chmod(0o600) // it was there before; and some file systems have no modes
+	}
+	return f, nil
 }

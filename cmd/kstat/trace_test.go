@@ -110,6 +110,7 @@ func TestTrace(t *testing.T) {
 	t.Run("into a file", func(t *testing.T) {
 		tshark := sandbox.Program(t, "tshark")
 		file := filepath.Join(t.TempDir(), "packets.pcapng")
+		must(t, os.WriteFile(file, bytes.Repeat([]byte("old"), 1000), 0o644))
 		r := startTrace(t, dir, "--pcap", file, "not icmp")
 		send()
 		wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
@@ -131,6 +132,12 @@ func TestTrace(t *testing.T) {
 		if want := tcp + strings.Repeat("lo 17  18\n", 5); got.status != 0 || got.stdout != want {
 			t.Errorf("%+v, want\n%s", got, want)
 		}
+	})
+	t.Run("into a pipe that nobody reads", func(t *testing.T) {
+		fifo := filepath.Join(t.TempDir(), "fifo")
+		must(t, unix.Mkfifo(fifo, 0o600))
+		r := startTrace(t, dir, "--pcap", fifo)
+		r.end(unix.SIGINT) // or hangs
 	})
 	t.Run("into a pipe that closes", func(t *testing.T) {
 		for _, args := range []string{"udp | head -n 2", "--pcap - | head -c 200"} {
