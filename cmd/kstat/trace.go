@@ -60,6 +60,10 @@ func traceCommand(c *command, flags *flag.FlagSet) func([]string) int {
 
 // run shows packets until there are enough, or until nobody wants more.
 func (t *tracing) run(o trace.Options) (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop) // the second one ends it in any case: it may be out that waits
+	signal.Ignore(syscall.SIGPIPE)
 	name, show := trace.Text, trace.Lines
 	if t.pcap != "" {
 		name, show = trace.Pcapng, trace.Blocks
@@ -77,7 +81,7 @@ func (t *tracing) run(o trace.Options) (err error) {
 	}
 	var out io.Writer = os.Stdout
 	if t.pcap != "" && t.pcap != "-" {
-		f, err := create(t.pcap)
+		f, err := create(ctx, t.pcap)
 		if err != nil {
 			return err
 		}
@@ -87,12 +91,6 @@ func (t *tracing) run(o trace.Options) (err error) {
 	if cure, stopped := trace.Stopped(in); stopped {
 		fmt.Fprintln(os.Stderr, "kstat trace: it is not counting yet:", cure)
 	}
-	// Not earlier, for to open a FIFO waits for who reads it; and the first signal
-	// only, as it may be out that waits.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	signal.Ignore(syscall.SIGPIPE)
 	summary, err := show(ctx, in, out, o)
 	fmt.Fprintln(os.Stderr, summary)
 	switch {
@@ -105,9 +103,20 @@ func (t *tracing) run(o trace.Options) (err error) {
 }
 
 // create opens a file for what root alone may see, in the place of what was in
-// it.
-func create(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// it. If it is a FIFO, that waits for who reads it, but no longer than ctx.
+func create(ctx context.Context, name string) (*os.File, error) {
+	var f *os.File
+	var err error
+	opened := make(chan struct{})
+	go func() {
+		f, err = os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		close(opened)
+	}()
+	select {
+	case <-opened:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s: nobody has opened it to read", name)
+	}
 	if err != nil {
 		return nil, err
 	}

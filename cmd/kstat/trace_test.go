@@ -137,7 +137,9 @@ func TestTrace(t *testing.T) {
 		fifo := filepath.Join(t.TempDir(), "fifo")
 		must(t, unix.Mkfifo(fifo, 0o600))
 		r := startTrace(t, dir, "--pcap", fifo)
-		r.end(unix.SIGINT) // or hangs
+		if got, want := r.end(unix.SIGINT), "kstat trace: "+fifo+": nobody has opened it to read\n"; got != (outcome{1, "", want}) {
+			t.Errorf("%+v, want %q", got, want)
+		}
 	})
 	t.Run("into a pipe that closes", func(t *testing.T) {
 		for _, args := range []string{"udp | head -n 2", "--pcap - | head -c 200"} {
