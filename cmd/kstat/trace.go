@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -64,29 +63,28 @@ func (t *tracing) run(o trace.Options) (err error) {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second one ends it in any case: it may be out that waits
 	signal.Ignore(syscall.SIGPIPE)
-	name, show := trace.Text, trace.Lines
+	var in tree.File
+	var out *os.File
+	opened := make(chan struct{})
+	var refused error
+	go func() {
+		in, out, refused = t.open()
+		close(opened)
+	}()
+	select {
+	case <-opened:
+	case <-ctx.Done(): // in may be of a daemon that hangs, and out a FIFO that nobody reads
+		return errors.New("ended before it could open its files")
+	}
+	if refused != nil {
+		return refused
+	}
+	show := trace.Lines
 	if t.pcap != "" {
-		name, show = trace.Pcapng, trace.Blocks
+		show = trace.Blocks
 	}
-	where, err := tree.Find(*t.mount)
-	if err != nil {
-		return err
-	}
-	// It is closed by the end of the process: Close would wait for the read that
-	// waits for a packet, as Go takes the file, which can be polled, for one whose
-	// reads do not block.
-	in, err := trace.Open(where, name)
-	if err != nil {
-		return err
-	}
-	var out io.Writer = os.Stdout
-	if t.pcap != "" && t.pcap != "-" {
-		f, err := create(ctx, t.pcap)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
+	if out != os.Stdout {
+		defer func() { err = errors.Join(err, out.Close()) }()
 	}
 	if cure, stopped := trace.Stopped(in); stopped {
 		fmt.Fprintln(os.Stderr, "kstat trace: it is not counting yet:", cure)
@@ -102,26 +100,29 @@ func (t *tracing) run(o trace.Options) (err error) {
 	return err
 }
 
-// create opens a file for what root alone may see, in the place of what was in
-// it. If it is a FIFO, that waits for who reads it, but no longer than ctx.
-func create(ctx context.Context, name string) (*os.File, error) {
-	var f *os.File
-	var err error
-	opened := make(chan struct{})
-	go func() {
-		f, err = os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-		close(opened)
-	}()
-	select {
-	case <-opened:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%s: nobody has opened it to read", name)
-	}
+// open opens what packets come from, and what they go to.
+//
+// The first is closed by the end of the process: Close would wait for the read
+// that waits for a packet, as Go takes the file, which can be polled, for one
+// whose reads do not block.
+func (t *tracing) open() (in tree.File, out *os.File, err error) {
+	where, err := tree.Find(*t.mount)
 	if err != nil {
-		return nil, err
+		return in, nil, err
 	}
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		_ = f.Chmod(0o600) // it was there before; and some file systems have no modes
+	if t.pcap == "" {
+		in, err = trace.Open(where, trace.Text)
+		return in, os.Stdout, err
 	}
-	return f, nil
+	if in, err = trace.Open(where, trace.Pcapng); err != nil || t.pcap == "-" {
+		return in, os.Stdout, err
+	}
+	out, err = os.OpenFile(t.pcap, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // what root alone may see
+	if err != nil {
+		return in, nil, err
+	}
+	if info, err := out.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		_ = out.Chmod(0o600) // it was there before; and some file systems have no modes
+	}
+	return in, out, nil
 }

@@ -133,12 +133,37 @@ func TestTrace(t *testing.T) {
 			t.Errorf("%+v, want\n%s", got, want)
 		}
 	})
+	const tooEarly = "kstat trace: ended before it could open its files\n"
 	t.Run("into a pipe that nobody reads", func(t *testing.T) {
 		fifo := filepath.Join(t.TempDir(), "fifo")
 		must(t, unix.Mkfifo(fifo, 0o600))
 		r := startTrace(t, dir, "--pcap", fifo)
-		if got, want := r.end(unix.SIGINT), "kstat trace: "+fifo+": nobody has opened it to read\n"; got != (outcome{1, "", want}) {
-			t.Errorf("%+v, want %q", got, want)
+		if got := r.end(unix.SIGINT); got != (outcome{1, "", tooEarly}) {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("the daemon hangs", func(t *testing.T) {
+		r := startTrace(t, dir)
+		wait(t, "a read", func() bool { return drained(r.cmd.Process.Pid) })
+		goOn := d.stop()
+		defer goOn()
+		late := &traceRun{t: t, cmd: tool("trace", "--mount", dir)}
+		late.cmd.Stdout, late.cmd.Stderr = &late.out, &late.errors
+		must(t, late.cmd.Start())
+		wait(t, "another trace", func() bool { return drained(late.cmd.Process.Pid) })
+		if got := late.end(unix.SIGTERM); got != (outcome{1, "", tooEarly}) {
+			t.Errorf("to be opened: %+v", got)
+		}
+		// The kernel lets go of a thread that reads only when that was answered: it
+		// and the first are left.
+		must(t, r.cmd.Process.Signal(unix.SIGTERM))
+		wait(t, "its end", func() bool {
+			threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", r.cmd.Process.Pid))
+			return len(threads) <= 2
+		})
+		goOn()
+		if got := r.end(0); got != (outcome{0, "", "0 packets shown, 0 missed\n"}) {
+			t.Errorf("to be read: %+v", got)
 		}
 	})
 	t.Run("into a pipe that closes", func(t *testing.T) {

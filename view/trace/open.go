@@ -19,16 +19,16 @@ const (
 )
 
 // Open opens one of them. The error is a line that says what to do.
-func Open(t tree.Tree, name string) (*os.File, error) {
+func Open(t tree.Tree, name string) (tree.File, error) {
 	f, err := t.Open(name)
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%s: packets are for root alone: sudo kstat trace", t.Path(name))
+		return tree.File{}, fmt.Errorf("%s: packets are for root alone: sudo kstat trace", t.Path(name))
 	case errors.Is(err, syscall.ENFILE):
-		return nil, fmt.Errorf("%s: as many read it as may; end one of them", t.Path(name))
+		return tree.File{}, fmt.Errorf("%s: as many read it as may; end one of them", t.Path(name))
 	case errors.Is(err, tree.ErrAbsent):
 		if _, missing := os.Stat(t.Path("nout")); missing == nil {
-			return nil, fmt.Errorf("%s: this tree has no such file: only that of a daemon has (kstatd, of this version)", t.Path(name))
+			return tree.File{}, fmt.Errorf("%s: this tree has no such file: only that of a daemon has (kstatd, of this version)", t.Path(name))
 		}
 	}
 	return f, err
@@ -36,7 +36,7 @@ func Open(t tree.Tree, name string) (*os.File, error) {
 
 // Stopped reports whether the tree that a file is of is not counting, and then
 // how to make it.
-func Stopped(f *os.File) (cure string, stopped bool) {
+func Stopped(f tree.File) (cure string, stopped bool) {
 	start := filepath.Join(filepath.Dir(f.Name()), "start")
 	text, err := os.ReadFile(start)
 	return "echo 1 > " + start, err == nil && strings.TrimSpace(string(text)) == "0"

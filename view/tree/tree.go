@@ -79,15 +79,24 @@ func (t Tree) Write(name, value string) error {
 	return nil
 }
 
+// File is an open file of the tree. To read it may wait for ever.
+type File struct{ *os.File }
+
+// Read is that of os.File.
+func (f File) Read(b []byte) (n int, err error) {
+	unsignalled(func() { n, err = f.File.Read(b) })
+	return n, err
+}
+
 // Open opens a file of the tree, to be read.
-func (t Tree) Open(name string) (*os.File, error) {
+func (t Tree) Open(name string) (File, error) {
 	var f *os.File
 	var err error
 	unsignalled(func() { f, err = os.Open(t.Path(name)) })
 	if err != nil {
-		return nil, t.explain(err)
+		return File{}, t.explain(err)
 	}
-	return f, nil
+	return File{f}, nil
 }
 
 // unsignalled calls f, which may wait for a kstatd that hangs, on a thread that
