@@ -35,7 +35,7 @@ var commands = []*command{
 	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand},
 	{"top", "[FLAG]…", "show what a running kstatd counts, live", topCommand},
 	{"watch", "[FLAG]…", "print what a running kstatd publishes, a line each", watchCommand},
-	{"trace", "[FLAG]… [FILTER]", "show each packet as kstatd counts it, or those that a filter like tcpdump's lets pass", traceCommand},
+	{"trace", "[FLAG]… [FILTER]", "show packets as kstatd counts them, all or those of a filter", traceCommand},
 	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko},
 }
 

@@ -33,7 +33,7 @@ func (t *tracing) add(flags *flag.FlagSet) {
 		}
 		return nil
 	})
-	flags.BoolVar(&t.noColor, "no-color", false, "no colors on a terminal, as with NO_COLOR in the environment")
+	flags.BoolVar(&t.noColor, "no-color", false, "no colours on a terminal, as with NO_COLOR in the environment")
 }
 
 func traceCommand(c *command, flags *flag.FlagSet) func([]string) int {
