@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -223,7 +224,7 @@ func TestInstall(t *testing.T) {
 	}
 	run := func(target string) {
 		t.Helper()
-		cmd := sandbox.Command("make", "-s", target, "DESTDIR="+root, "PREFIX=/opt/k")
+		cmd := sandbox.Command("make", "-s", target, "DESTDIR="+root, "PREFIX=/opt/k", "VERSION="+release)
 		cmd.Dir = dir
 		output(t, cmd)
 	}
@@ -239,6 +240,9 @@ func TestInstall(t *testing.T) {
 			t.Errorf("%s is not installed, but %q", name, installed)
 		}
 	}
+	if got := output(t, sandbox.Command(filepath.Join(root, "opt/k/sbin/kstatd"), "--version")); got != "kstatd "+release+"\n" {
+		t.Errorf("kstatd --version: %q", got)
+	}
 	unit, err := os.ReadFile(filepath.Join(root, "opt/k/lib/systemd/system/kstatd.service"))
 	must(t, err)
 	for _, line := range []string{"\nExecStart=/opt/k/sbin/kstatd --mount /run/kstat $KSTATD_FLAGS\n", " file:/opt/k/share/doc/kstatd/README.md\n"} {
@@ -252,20 +256,72 @@ func TestInstall(t *testing.T) {
 		t.Errorf("man finds %q, want %q", got, want)
 	}
 
+	brokenLinks(t, filepath.Join(root, "opt/k/share/doc/kstatd"))
+
 	run("uninstall")
 	if left := tree(t, root); !slices.Equal(left, theirs) {
 		t.Errorf("left: %q, want %q", left, theirs)
 	}
 }
 
-// TestReleaseRefused: what git does not know cannot be released.
+// brokenLinks follows the links between installed texts.
+func brokenLinks(t testing.TB, root string) {
+	t.Helper()
+	links := 0
+	for _, name := range tree(t, root) {
+		if filepath.Ext(name) != ".md" {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(root, name))
+		must(t, err)
+		for _, found := range regexp.MustCompile(`\]\(([^)#\s]+)`).FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(found[1], "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(name), found[1])); err != nil {
+				t.Errorf("%s leads to %s, which is not installed", name, found[1])
+			}
+		}
+	}
+	if links < 50 {
+		t.Errorf("%d links in all", links)
+	}
+}
+
+// TestReleaseRefused: what git does not know cannot be released, and no folder
+// is emptied for it.
 func TestReleaseRefused(t *testing.T) {
 	dir := copied(t)
-	cmd := releasing(dir, filepath.Join(t.TempDir(), "dist"), "all", "VERSION=")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	err := cmd.Run()
-	if status := cmd.ProcessState.ExitCode(); status != 1 || strings.Count(stderr.String(), "\n") != 1 || !strings.HasPrefix(stderr.String(), "release: the checkout has changes, or") {
-		t.Errorf("%v: %s; want status 1 and one line", err, stderr.Bytes())
+	dist := filepath.Join(t.TempDir(), "dist")
+	refused := func(says, what string, more ...string) {
+		t.Helper()
+		cmd := releasing(dir, dist, what, more...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		err := cmd.Run()
+		if status := cmd.ProcessState.ExitCode(); status != 1 || stderr.String() != says+"\n" {
+			t.Errorf("%v: %s; want status 1 and %s", err, stderr.Bytes(), says)
+		}
+	}
+	refused("release: this is no checkout that git knows, so it has no version: name one, as in make release VERSION=v0.1.0", "all", "VERSION=")
+
+	git := func(args ...string) string {
+		t.Helper()
+		return strings.TrimSpace(output(t, sandbox.Command("git", append([]string{"-c", "safe.directory=*", "-c", "user.name=n", "-c", "user.email=e@localhost", "-C", dir}, args...)...)))
+	}
+	git("init", "-q")
+	git("add", "-A")
+	git("commit", "-q", "-m", "all")
+	git("-c", "tag.gpgsign=false", "tag", "v7.0.0")
+	must(t, os.WriteFile(filepath.Join(dir, "cmd/kstatd/more.go"), []byte("package main\n"), 0o644))
+	refused("release: the checkout is not its commit (v7.0.0): commit, stash or remove ?? cmd/kstatd/more.go", "all", "VERSION=")
+	must(t, os.Remove(filepath.Join(dir, "cmd/kstatd/more.go")), os.WriteFile(filepath.Join(dir, "LICENSE"), nil, 0o644))
+	refused("release: the checkout is not its commit (v7.0.0-dirty): commit, stash or remove  M LICENSE", "all", "VERSION=")
+
+	must(t, os.Mkdir(dist, 0o755), os.WriteFile(filepath.Join(dist, "mine"), nil, 0o644))
+	refused("release: DIST="+dist+" is not empty: name another folder, or remove what is in it", "packages")
+	if got := tree(t, dist); !slices.Equal(got, []string{"mine"}) {
+		t.Errorf("in %s: %q", dist, got)
 	}
 }

@@ -274,15 +274,6 @@ func TestDebianChroot(t *testing.T) {
 	}
 }
 
-func TestLintian(t *testing.T) {
-	need(t, "lintian:/usr/bin/lintian")
-	cmd := sandbox.Command("lintian", "--allow-root", "--fail-on", "error,warning", debFile(t))
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-	if said, err := cmd.CombinedOutput(); err != nil || len(said) > 0 {
-		t.Errorf("%v\n%s", err, said)
-	}
-}
-
 func TestRPM(t *testing.T) {
 	need(t, "rpm:/usr/bin/rpm", "util-linux:/usr/bin/nsenter")
 	file := rpmFile(t)

@@ -2,8 +2,8 @@
 
 // Nothing of ours runs in the process of these tests: there is no race to detect.
 
-// Package packaging holds what is released to its users: dpkg, rpm, lintian,
-// systemd and make. It has nothing but tests.
+// Package packaging holds what is released to its users: dpkg, rpm, systemd
+// and make. It has nothing but tests.
 package packaging
 
 import (
