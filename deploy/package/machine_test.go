@@ -244,6 +244,25 @@ func TestDebianService(t *testing.T) {
 	if left := m.state(t); !slices.Equal(left, before) {
 		t.Errorf("purged, and left behind: %q; before: %q", left, before)
 	}
+
+	// Where policy-rc.d forbids it, nothing is started.
+	m.run(t, "sh", "-c", `printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d`)
+	m.run(t, "dpkg", "--no-triggers", "--install", "/mnt/"+filepath.Base(deb))
+	if got, _ := m.command("systemctl", "is-active", "kstatd").Output(); string(got) != "inactive\n" {
+		t.Errorf("installed in spite of policy-rc.d, the service is %s", got)
+	}
+	m.run(t, "rm", "/usr/sbin/policy-rc.d")
+
+	// What somebody runs by hand is not the package's: its tree stays.
+	m.run(t, "systemd-run", "--service-type=notify", "--property=NotifyAccess=all", "--unit=byhand", "kstatd", "--mount", "/run/kstat")
+	m.run(t, "dpkg", "--no-triggers", "--purge", "kstatd")
+	if got := m.run(t, "cat", "/run/kstat/nout"); got != "0" {
+		t.Errorf("nout of a kstatd that is not the service: %s", got)
+	}
+	m.run(t, "systemctl", "stop", "byhand")
+	if left := m.state(t); !slices.Equal(left, before) {
+		t.Errorf("purged, and left behind: %q; before: %q", left, before)
+	}
 	if got := m.run(t, "systemctl", "--failed", "--plain", "--no-legend"); got != "" {
 		t.Errorf("failed: %s", got)
 	}
