@@ -171,6 +171,9 @@ func Tree(files []File) Page {
 		for _, f := range files {
 			r.item(bold(f.Path)+fmt.Sprintf(" (%04o)", f.Mode), markup(sentence(f.About)))
 		}
+		for _, s := range d.sections {
+			r.section(s)
+		}
 		r.rest(d)
 	}}
 }

@@ -87,6 +87,9 @@ func TestPages(t *testing.T) {
 		}
 		program := all[title]
 		if program == nil { // kstat.5
+			if !strings.Contains(text, "\nFILES THAT ARE FOLLOWED\n") {
+				t.Errorf("%s does not tell how files are followed:\n%s", name, text)
+			}
 			continue
 		}
 		if !strings.Contains(text, "EXIT STATUS\n") {
