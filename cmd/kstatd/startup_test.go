@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector brings a runtime with it that calls for other things.
+
 package main
 
 import (
