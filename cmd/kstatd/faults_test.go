@@ -338,7 +338,7 @@ func TestFaultWorkerKilledInKernel(t *testing.T) {
 	d := start(t, mountDir(t), engineFlag+"bpf", "--start", "--counter", "7")
 	peer := sandbox.Veth(t)
 	stop := flood(t, peer.Void4, 50_000)
-	n := uint64(scale(50, 10))
+	n := uint64(scale(50, 5))
 	for i := range n {
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
 		await(t, "a new worker", 20*time.Second, func() bool { return d.readable() && d.document().Restarts == i+1 })
@@ -382,7 +382,7 @@ func TestFaultTerminatedUnderLoad(t *testing.T) {
 			t.Run(fmt.Sprintf("%d bytes per second", rate), func(t *testing.T) {
 				var again, earlier, moved int
 				var after, ahead time.Duration
-				for range scale(20, 3) {
+				for range scale(20, 2) {
 					dir := mountDir(t)
 					d := start(t, dir, engine, "--start")
 					peer, err := sandbox.NewPeer()
@@ -449,7 +449,7 @@ func TestFaultRestarts(t *testing.T) {
 		dir := mountDir(t)
 		stop := echoes(t)
 		random := rand.New(rand.NewPCG(1, 2))
-		n := scale(100, 15)
+		n := scale(100, 8)
 		for range n {
 			d := start(t, dir, engine, "--start")
 			time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
@@ -474,7 +474,7 @@ func TestFaultWorkerKilledAtRandom(t *testing.T) {
 		stop := flood(t, peer.Void4, 50_000)
 		random := rand.New(rand.NewPCG(3, 4))
 		last := d.document()
-		n := scale(40, 8)
+		n := scale(40, 4)
 		for i := range n {
 			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
 			must(t, unix.Kill(d.worker(), unix.SIGKILL))
@@ -609,7 +609,7 @@ func TestFaultReaders(t *testing.T) {
 		peer := sandbox.Veth(t)
 		rate := func() float64 {
 			began, stop := time.Now(), flood(t, peer.Void4, 50_000)
-			time.Sleep(time.Duration(scale(5000, 1000)) * time.Millisecond)
+			time.Sleep(time.Duration(scale(5000, 500)) * time.Millisecond)
 			n := stop()
 			sent += n
 			return float64(n) / time.Since(began).Seconds()
@@ -688,7 +688,7 @@ func TestFaultEarlySignals(t *testing.T) {
 	overEngines(t, func(t *testing.T, engine string) {
 		need(t, engine)
 		dir := mountDir(t)
-		n := scale(200, 25)
+		n := scale(200, 10)
 		for i := range n {
 			cmd := command(engine, "--mount", dir, "--start")
 			var log strings.Builder
@@ -734,7 +734,7 @@ func TestFaultFirstWorkerDies(t *testing.T) {
 	overEngines(t, func(t *testing.T, engine string) {
 		need(t, engine)
 		dir := mountDir(t)
-		for range scale(20, 5) {
+		for range scale(20, 3) {
 			d := &running{t: t, dir: dir, cmd: command(engine, "--mount", dir)}
 			d.cmd.Stderr = &d.log
 			must(t, d.cmd.Start())
