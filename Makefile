@@ -15,6 +15,7 @@ lint := $(go) tool -modfile=tools/lint/go.mod
 TESTFLAGS ?= -count=1 -timeout=5m
 PKGS ?= ./...
 FUZZTIME ?= 10s
+FUZZPKGS ?= ./...
 HOURS ?= 1
 ENGINE ?= nfqueue
 
@@ -106,7 +107,7 @@ race: summary ## run every test under the race detector, stats, hook and fs also
 	@GOMAXPROCS=1 bin/summary $(go) test -json -race -short $(TESTFLAGS) ./stats/... ./hook/... ./fs/...
 
 fuzz: ## run every fuzz target for FUZZTIME=10s
-	@tools/fuzz $(FUZZTIME)
+	@tools/fuzz $(FUZZTIME) $(FUZZPKGS)
 
 faults: summary ## the fault suite at full length, each figure shown, in about ten minutes (needs root, strace, nftables, iptables)
 	@KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -run Fault -v ./stats ./fs ./hook ./lab/grade ./cmd/... | grep -vE '^(=== |ok |PASS)'; \
