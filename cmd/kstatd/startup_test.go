@@ -147,9 +147,10 @@ func TestFaultStartUpCalls(t *testing.T) {
 		must(t, cmd.Process.Signal(unix.SIGTERM), cmd.Wait())
 		nothingLeft(t, dir)
 		var text []byte
+		ended := regexp.MustCompile(fmt.Sprintf(`(?m)^%d +\+\+\+ exited`, cmd.Process.Pid))
 		await(t, "what strace saw", 10*time.Second, func() bool {
 			text, _ = os.ReadFile(list)
-			return strings.Contains(string(text), fmt.Sprintf("%d +++ exited", cmd.Process.Pid))
+			return ended.Match(text)
 		})
 		made := map[string]bool{}
 		for _, call := range regexp.MustCompile(`(?m)^[0-9]+ +([a-z0-9_]+)\(`).FindAllSubmatch(text, -1) {
