@@ -111,7 +111,7 @@ fuzz: ## run every fuzz target for FUZZTIME=10s
 
 # Faults mostly wait: the daemon's with either engine, and those of the rest, run side by side, each in namespaces of its own.
 fault = KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -v
-faults: ## the fault suite at full length, each figure shown, in about ten minutes (needs root, strace, nftables, iptables)
+faults: ## the fault suite at full length, each figure shown, in about eight minutes (needs root, strace, nftables, iptables)
 	@shown() { grep --line-buffered -vE '^(=== |ok |PASS)' || true; }; set -o pipefail; \
 	$(fault) -run 'Fault/^nfqueue$$' ./cmd/kstatd | shown & one=$$!; \
 	$(fault) -run 'Fault/^bpf$$' ./cmd/kstatd | shown & two=$$!; \
