@@ -28,14 +28,10 @@ const queueFile = "/proc/thread-self/net/netfilter/nfnetlink_queue"
 // nobody can be seen to, and whether that is a kstatd, which has reserved it.
 // It changes nothing, so that a kstatd that starts just then is not refused.
 func QueueHolder(queue uint16) (who string, kstatd bool) {
-	who = queueHolder(queue)
-	name := reservationName(queue)
-	for _, f := range table("/proc/thread-self/net/unix") {
-		if len(f) >= 8 && f[7] == name {
-			return unixHolder(name), true
-		}
+	if who, reserved := unixHolder(reservationName(queue)); reserved {
+		return who, true
 	}
-	return who, false
+	return queueHolder(queue), false
 }
 
 // queueHolder says who is bound to queue, as "pid 12 (name)", or "" if nobody
@@ -56,15 +52,21 @@ type queueRow struct {
 	dropped uint64 // since the queue was bound: it was full, or could not be read
 }
 
-// queueRows returns the queues of this network namespace, those of others
-// included. It reports whether they may be seen here.
-func queueRows() (rows []queueRow, seen bool) {
+// queueTable is what queueFile says of the queues of this network namespace,
+// those of others included.
+type queueTable struct {
+	rows []queueRow
+	seen bool // they may be seen here
+}
+
+// readQueues reads it.
+func readQueues() queueTable {
 	f, err := os.Open(queueFile)
 	if err != nil {
-		return nil, false
+		return queueTable{}
 	}
 	defer f.Close()
-	return parseQueueRows(f), true
+	return queueTable{parseQueueRows(f), true}
 }
 
 // parseQueueRows reads queueFile (net/netfilter/nfnetlink_queue.c, seq_show).
@@ -85,13 +87,22 @@ func parseQueueRows(text io.Reader) (rows []queueRow) {
 	return rows
 }
 
-// waiting returns how many packets the queues of this network namespace hold,
-// those of others included, that choose approves of.
-func waiting(choose func(queue int) bool) (n int) {
-	rows, _ := queueRows()
-	for _, r := range rows {
+// waiting returns how many packets those queues hold that choose approves of.
+func (t queueTable) waiting(choose func(queue int) bool) (n int) {
+	for _, r := range t.rows {
 		if choose(r.number) {
 			n += r.waiting
+		}
+	}
+	return n
+}
+
+// dropped returns how many packets those queues have dropped that choose
+// approves of.
+func (t queueTable) dropped(choose func(queue int) bool) (n uint64) {
+	for _, r := range t.rows {
+		if choose(r.number) {
+			n += r.dropped
 		}
 	}
 	return n
@@ -116,16 +127,17 @@ func portHolder(port string) string {
 }
 
 // unixHolder says who has the abstract Unix socket of a name, which begins
-// with an @.
-func unixHolder(name string) string {
+// with an @, and whether there is one.
+func unixHolder(name string) (who string, exists bool) {
 	for _, f := range table("/proc/thread-self/net/unix") { // Num … Inode Path
 		if len(f) >= 8 && f[7] == name {
 			if who := SocketHolder(f[6]); who != "" {
-				return who
+				return who, true
 			}
+			exists = true
 		}
 	}
-	return unseen
+	return unseen, exists
 }
 
 // SocketHolder looks for the process that has the socket of an inode open, and

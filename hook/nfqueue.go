@@ -225,7 +225,7 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 // the old one's counters said last is kept, what they have seen since is lost
 // with them. The caller holds s.nft.
 func (e *NFQueue) repair(s *session, cause error) error {
-	missed, err := s.uncounted()
+	missed, _, err := s.uncounted()
 	e.statusMu.Lock()
 	if err != nil { // the counters are gone: what they said at the last look
 		missed = e.latest.Uncounted - e.status.Uncounted
@@ -237,7 +237,7 @@ func (e *NFQueue) repair(s *session, cause error) error {
 
 	_ = s.rule.conn.CloseLasting()
 	gracePeriod()
-	before := e.table.Counted() + uint64(waiting(s.holds))
+	before := e.table.Counted() + uint64(readQueues().waiting(s.holds))
 	r, err := addRule(e.config)
 	if err != nil {
 		return fmt.Errorf("put the rule back: %w (it was gone: %w)", err, cause)
@@ -367,13 +367,14 @@ func (e *NFQueue) Status() (Status, error) {
 // look keeps the status of a session, or of none, and returns it.
 func (e *NFQueue) look(s *session) (Status, error) {
 	var missed uint64
+	var queues queueTable
 	var err error
-	queues, dropped := e.config.queues(s)
 	if s == nil {
+		queues = readQueues()
 		e.statusMu.Lock()
 	} else {
 		for of := s.counters.Load(); ; of = s.counters.Load() {
-			missed, err = s.uncounted()
+			missed, queues, err = s.uncounted()
 			e.statusMu.Lock()
 			if of == s.counters.Load() {
 				break
@@ -383,8 +384,12 @@ func (e *NFQueue) look(s *session) (Status, error) {
 	}
 	defer e.statusMu.Unlock()
 	status := e.status
-	status.Queues = queues
-	status.Dropped += dropped
+	if queues.seen {
+		status.Queues = e.config.queues(s, queues)
+	}
+	if s != nil {
+		status.Dropped += queues.dropped(s.holds)
+	}
 	status.Uncounted += missed
 	status.Flushes = e.flushes.Load()
 	if err == nil {
@@ -393,24 +398,19 @@ func (e *NFQueue) look(s *session) (Status, error) {
 	return status, err
 }
 
-// queues returns the queues of c, which s has bound, or nobody if it is nil, and
-// how many packets they have dropped. None if they may not be seen.
-func (c Config) queues(s *session) (queues []Queue, dropped uint64) {
-	rows, seen := queueRows()
-	if !seen {
-		return nil, 0
-	}
-	queues = make([]Queue, c.Queues)
+// queues returns the state of the queues of c, which s has bound, or nobody if
+// it is nil.
+func (c Config) queues(s *session, table queueTable) []Queue {
+	queues := make([]Queue, c.Queues)
 	for i := range queues {
 		queues[i] = Queue{Number: c.Queue + uint16(i), Capacity: c.QueueLen}
 	}
-	for _, r := range rows {
+	for _, r := range table.rows {
 		if s != nil && s.holds(r.number) {
 			queues[r.number-int(c.Queue)].Waiting = r.waiting
-			dropped += r.dropped
 		}
 	}
-	return queues, dropped
+	return queues
 }
 
 // session is the time between a start and a stop.
@@ -480,7 +480,7 @@ const drainLimit = 2 * time.Second
 // close ends the session and returns how many packets it did not count, and
 // how many its queues have dropped. It goes on after an error, so that as
 // little as possible is left.
-func (s *session) close() (missed, dropped uint64, err error) {
+func (s *session) close() (missed, dropped uint64, _ error) {
 	s.nft.Lock()
 	defer s.nft.Unlock()
 	s.over = true
@@ -489,17 +489,11 @@ func (s *session) close() (missed, dropped uint64, err error) {
 	for _, q := range s.queues {
 		errs = append(errs, q.socket.drain(drainLimit))
 	}
-	missed, err = s.uncounted()
-	rows, _ := queueRows()
-	for _, r := range rows {
-		if s.holds(r.number) {
-			dropped += r.dropped
-		}
-	}
+	missed, queues, err := s.uncounted()
 	errs = append(errs, err, s.unbind())
 	awaitIdleQueues()
 	errs = append(errs, s.rule.remove())
-	return missed, dropped, errors.Join(errs...)
+	return missed, queues.dropped(s.holds), errors.Join(errs...)
 }
 
 func (s *session) unbind() error {
@@ -511,20 +505,21 @@ func (s *session) unbind() error {
 }
 
 // uncounted returns how many of the packets that the rules have seen were not
-// counted. Its order makes the error one-sided: what is still waiting when the
-// counters have been read may be counted a moment later, and is no loss.
-func (s *session) uncounted() (uint64, error) {
+// counted, and the queues as they were then. Its order makes the error
+// one-sided: what is still waiting when the counters have been read may be
+// counted a moment later, and is no loss.
+func (s *session) uncounted() (missed uint64, queues queueTable, err error) {
 	counters := s.counters.Load()
 	if counters == nil {
-		return 0, nil
+		return 0, readQueues(), nil
 	}
 	seen, unarmed, err := Counters(*counters)
+	queues = readQueues()
 	if err != nil {
-		return 0, err
+		return 0, queues, err
 	}
-	onItsWay := uint64(waiting(s.holds))
-	counted := s.table.Counted() - s.before.Load() + onItsWay
-	return unarmed + seen - min(seen, counted), nil
+	counted := s.table.Counted() - s.before.Load() + uint64(queues.waiting(s.holds))
+	return unarmed + seen - min(seen, counted), queues, nil
 }
 
 // lookForStrangers says so, once, if more packets came out of the queues than
@@ -574,7 +569,7 @@ const membarrierGlobal = 1 << 0 // MEMBARRIER_CMD_GLOBAL
 // an IDS beside us may not be.
 func awaitIdleQueues() {
 	for range 200 {
-		if waiting(func(int) bool { return true }) == 0 {
+		if readQueues().waiting(func(int) bool { return true }) == 0 {
 			return
 		}
 		time.Sleep(time.Millisecond)

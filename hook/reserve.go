@@ -71,7 +71,8 @@ func (r *Reservation) take(queue uint16) error {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		unix.Close(fd)
 		if errors.Is(err, unix.EADDRINUSE) {
-			return errQueueTaken(queue, unixHolder(name))
+			who, _ := unixHolder(name)
+			return errQueueTaken(queue, who)
 		}
 		return fmt.Errorf("reserve queue %d: %w", queue, err)
 	}
