@@ -2,8 +2,6 @@ package fs
 
 import (
 	"errors"
-	"fmt"
-	"io"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,13 +29,13 @@ func Look(dir string) (Place, error) {
 	switch {
 	case err != nil:
 		return p, err
-	case top != nil && top.FSType != fstype:
+	case top != nil && top.FSType != FSType:
 		return p, m.refuse(unix.EBUSY, "a %s file system is mounted there", top.FSType)
 	case top != nil:
 		p.Tree = true
 		err = m.openBeneath()
 	default:
-		fd, err2 := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err2 := unix.Open(dir, openFlags, 0)
 		if errors.Is(err2, unix.ENOENT) {
 			p.Missing = true
 			return p, nil
@@ -48,18 +46,14 @@ func Look(dir string) (Place, error) {
 		return p, err
 	}
 	defer m.under.Close()
-	n, err := unix.Fgetxattr(int(m.under.Fd()), madeAttr, nil)
-	p.Made = err == nil && n > 0
+	p.Made = m.marked()
 	p.Holder = lockingProcess(m.under)
 	if p.Tree || p.Holder != 0 {
 		return p, nil
 	}
-	names, err := m.under.Readdirnames(1)
-	if len(names) > 0 && !p.Made {
-		return p, m.refuse(unix.ENOTEMPTY, "the directory is not empty; choose another, or empty it")
+	err = m.empty()
+	if p.Made && errors.Is(err, unix.ENOTEMPTY) { // Lock sweeps it
+		err = nil
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return p, fmt.Errorf("look into the mount point %s: %w", dir, err)
-	}
-	return p, nil
+	return p, err
 }

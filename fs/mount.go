@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// source and fstype are how the mount shows in /proc/self/mountinfo.
+	// source and FSType are how the mount shows in /proc/self/mountinfo.
 	source  = "kstat"
 	subtype = "kstatd"
-	fstype  = "fuse." + subtype
+	FSType  = "fuse." + subtype
 )
 
 // madeAttr marks a directory that was made to be a mount point, so that one
@@ -86,7 +86,7 @@ func (m *MountPoint) mount(fd int) error {
 			return err
 		}
 	}
-	err = unix.Mount(source, m.dir, fstype, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)
+	err = unix.Mount(source, m.dir, FSType, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options)
 	if err != nil {
 		return fmt.Errorf("mount on %s: %w", m.dir, err)
 	}
@@ -172,7 +172,7 @@ func (m *MountPoint) lock() error {
 	switch {
 	case top == nil:
 		err = m.open()
-	case top.FSType == fstype:
+	case top.FSType == FSType:
 		err = m.openBeneath()
 	default:
 		return m.refuse(unix.EBUSY, "a %s file system is mounted there", top.FSType)
@@ -196,9 +196,13 @@ func (m *MountPoint) lock() error {
 	return m.inspect()
 }
 
+// openFlags are those with which a directory is opened that may be a mount
+// point.
+const openFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
 // open opens the directory, or makes it.
 func (m *MountPoint) open() error {
-	fd, err := unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(m.dir, openFlags, 0)
 	if errors.Is(err, unix.ENOENT) {
 		switch err := os.Mkdir(m.dir, 0o755); {
 		case err == nil:
@@ -207,7 +211,7 @@ func (m *MountPoint) open() error {
 		case !errors.Is(err, unix.EEXIST): // another kstatd may be as fast
 			return fmt.Errorf("make the mount point: %w", err)
 		}
-		fd, err = unix.Open(m.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err = unix.Open(m.dir, openFlags, 0)
 		if err != nil && m.made {
 			m.made = false
 			_ = unix.Rmdir(m.dir) // refused if somebody uses it already
@@ -244,7 +248,7 @@ func (m *MountPoint) openBeneath() error {
 		return m.refuse(unix.EBUSY, "a kstatd is mounted there, and what it covers cannot be seen (%v)", err)
 	}
 	defer unix.Close(parent)
-	fd, err := unix.Openat(parent, filepath.Base(m.dir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(parent, filepath.Base(m.dir), openFlags, 0)
 	if err != nil {
 		return fmt.Errorf("directory beneath the mount on %s: %w", m.dir, err)
 	}
@@ -261,13 +265,28 @@ func (m *MountPoint) inspect() error {
 	if err := unix.Lstat(m.dir, &named); err != nil || opened.Dev != named.Dev || opened.Ino != named.Ino {
 		return m.refuse(unix.EBUSY, "it changed while it was looked at; try again")
 	}
-	if n, err := unix.Fgetxattr(int(m.under.Fd()), madeAttr, nil); err == nil && n > 0 {
+	if m.marked() {
 		m.made = true
 		m.sweep()
 	}
+	err := m.empty()
+	if errors.Is(err, unix.ENOTEMPTY) {
+		m.made = false
+	}
+	return err
+}
+
+// marked reports whether a kstatd has made the directory.
+func (m *MountPoint) marked() bool {
+	n, err := unix.Fgetxattr(int(m.under.Fd()), madeAttr, nil)
+	return err == nil && n > 0
+}
+
+// empty returns an error, which wraps ENOTEMPTY if that is the reason, unless
+// there is nothing in the directory.
+func (m *MountPoint) empty() error {
 	switch names, err := m.under.Readdirnames(1); {
 	case len(names) > 0:
-		m.made = false
 		return m.refuse(unix.ENOTEMPTY, "the directory is not empty; choose another, or empty it")
 	case !errors.Is(err, io.EOF):
 		return fmt.Errorf("look into the mount point %s: %w", m.dir, err)

@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FSType is the type of a mounted tree, as mountinfo shows it.
-const FSType = fstype
-
 // Mount is a line of /proc/self/mountinfo, as far as it matters here.
 type Mount struct {
 	device string // major:minor, of the mounted file system
