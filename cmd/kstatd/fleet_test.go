@@ -440,12 +440,8 @@ func expressions(in any) (found []string) {
 // checkConsole: Prometheus makes a page of the console, and Chromium draws its
 // graphs with what Prometheus serves for that.
 func checkConsole(t *testing.T, m *monitor) {
-	if _, err := os.Stat(consoleLibraries); err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	_, err := os.Stat(consoleLibraries)
+	sandbox.Lack(t, err)
 	browser.Need(t)
 	b := must1(browser.Start())
 	defer func() { must(t, b.Close()) }()

@@ -38,17 +38,9 @@ func need(t testing.TB, things ...string) {
 	for _, thing := range things {
 		name, file, _ := strings.Cut(thing, ":")
 		if _, err := os.Stat(file); err != nil {
-			lack(t, fmt.Errorf("needs %s: %w; apt-get install %s", filepath.Base(file), err, name))
+			sandbox.Lack(t, fmt.Errorf("needs %s: %w; apt-get install %s", filepath.Base(file), err, name))
 		}
 	}
-}
-
-func lack(t testing.TB, err error) {
-	t.Helper()
-	if os.Getenv("KSTAT_REQUIRE") == "1" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
 }
 
 // output runs a command to its end, and returns what it printed. It fails the
@@ -162,7 +154,7 @@ func overlay(t testing.TB, lower string) (root, changes string) {
 	root, changes = filepath.Join(base, "root"), filepath.Join(base, "changes")
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s/work", lower, changes, base)
 	if err := unix.Mount("overlay", root, "overlay", 0, options); err != nil {
-		lack(t, fmt.Errorf("mount an overlay of %s: %w", lower, err))
+		sandbox.Lack(t, fmt.Errorf("mount an overlay of %s: %w", lower, err))
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {

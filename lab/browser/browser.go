@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kstat/lab/sandbox"
 	"os"
 	"os/exec"
 	"strings"
@@ -40,13 +41,7 @@ func Missing() error {
 // Need is [kstat/lab/sandbox.Need] for Chromium.
 func Need(tb testing.TB) {
 	tb.Helper()
-	switch err := Missing(); {
-	case err == nil:
-	case os.Getenv("KSTAT_REQUIRE") == "1":
-		tb.Fatal(err)
-	default:
-		tb.Skip(err)
-	}
+	sandbox.Lack(tb, Missing())
 }
 
 // Browser is a Chromium. It does not outlive this process.

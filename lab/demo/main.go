@@ -46,10 +46,8 @@ func show(kstatd, engine string) (err error) {
 	if engine == "bpf" {
 		needed = []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.BPF}
 	}
-	for _, thing := range needed {
-		if err := sandbox.Missing(thing); err != nil {
-			return err
-		}
+	if err := sandbox.Missing(needed...); err != nil {
+		return err
 	}
 	base, err := os.MkdirTemp("", "kstat-demo-")
 	if err != nil {

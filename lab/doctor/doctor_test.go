@@ -455,10 +455,7 @@ func needTool(t testing.TB, name string) {
 	if hasTool(name) {
 		return
 	}
-	if os.Getenv("KSTAT_REQUIRE") == "1" {
-		t.Fatal(name, "is not installed")
-	}
-	t.Skip(name, "is not installed")
+	sandbox.Lack(t, fmt.Errorf("%s is not installed", name))
 }
 
 // refuseNamespaces makes clone(2) refuse them, as the seccomp filters of

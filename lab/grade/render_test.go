@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"kstat/lab/sandbox"
 	"math"
 	"os"
 	"os/exec"
@@ -624,10 +625,7 @@ func checkDiagnostic(t *testing.T, it *Result, block string) {
 // the rest as version 13.
 func TestPerlReadsTAP(t *testing.T) {
 	if out, err := exec.Command("perl", "-MTAP::Parser", "-e1").CombinedOutput(); err != nil {
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			t.Fatalf("needs Perl's TAP::Parser: %v: %s", err, out)
-		}
-		t.Skipf("needs Perl's TAP::Parser: %v; apt-get install perl", err)
+		sandbox.Lack(t, fmt.Errorf("needs Perl's TAP::Parser: %w: %s; apt-get install perl", err, out))
 	}
 	const reader = `
 use TAP::Parser; local $/;

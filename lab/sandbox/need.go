@@ -71,12 +71,23 @@ func Need(tb testing.TB, needed ...Thing) {
 	tb.Helper()
 	for _, t := range needed {
 		err := Missing(t)
-		if err == nil {
-			continue
+		if err != nil && tooOld(t) {
+			tb.Skip(err)
 		}
-		if os.Getenv("KSTAT_REQUIRE") == "1" && !tooOld(t) {
-			tb.Fatal(err)
-		}
+		Lack(tb, err)
+	}
+}
+
+// Lack ends the test if there is an error, which says what is missing and what
+// to do about it: by a skip, or as a failure if the environment has
+// KSTAT_REQUIRE=1.
+func Lack(tb testing.TB, err error) {
+	tb.Helper()
+	switch {
+	case err == nil:
+	case os.Getenv("KSTAT_REQUIRE") == "1":
+		tb.Fatal(err)
+	default:
 		tb.Skip(err)
 	}
 }
@@ -87,11 +98,7 @@ func Program(tb testing.TB, name string) string {
 	tb.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		err = fmt.Errorf("needs %s: %w; apt-get install %[1]s", name, err)
-		if os.Getenv("KSTAT_REQUIRE") == "1" {
-			tb.Fatal(err)
-		}
-		tb.Skip(err)
+		Lack(tb, fmt.Errorf("needs %s: %w; apt-get install %[1]s", name, err))
 	}
 	return path
 }
@@ -125,12 +132,14 @@ func tooOld(t Thing) bool {
 	return n == 2 && (major < 6 || major == 6 && minor < 4)
 }
 
-// Missing tries whether the thing is there, and returns nil if it is. If not,
-// the error wraps what the kernel said, mostly a [syscall.Errno], and ends
-// with what a person can do.
-func Missing(t Thing) error {
-	if err := things[t].probe(); err != nil {
-		return fmt.Errorf("needs %v: %w; %s", t, err, things[t].cure)
+// Missing tries whether the things are there, and returns nil if they are. If
+// not, the error is of the first that is not: it wraps what the kernel said,
+// mostly a [syscall.Errno], and ends with what a person can do.
+func Missing(needed ...Thing) error {
+	for _, t := range needed {
+		if err := things[t].probe(); err != nil {
+			return fmt.Errorf("needs %v: %w; %s", t, err, things[t].cure)
+		}
 	}
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -38,26 +37,14 @@ func main() {
 	folder := flag.String("o", "docs/images", "where the pictures go")
 	length := flag.Duration("for", 5*time.Minute+5*time.Second, "how long there is traffic")
 	flag.Parse()
-	inside, status, err := sandbox.Reexec()
-	if err == nil && inside {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		err = take(ctx, *kstatd, *folder, *length)
-		stop()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "screenshots:", err)
-		status = 1
-	}
-	os.Exit(status)
+	studio.Main(func(ctx context.Context) error { return take(ctx, *kstatd, *folder, *length) })
 }
 
 // take takes all pictures. When ctx ends before that, it clears away what it has
 // begun.
 func take(ctx context.Context, kstatd, folder string, length time.Duration) (err error) {
-	for _, thing := range []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables} {
-		if err := sandbox.Missing(thing); err != nil {
-			return err
-		}
+	if err := sandbox.Missing(sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables); err != nil {
+		return err
 	}
 	if err := browser.Missing(); err != nil {
 		return err

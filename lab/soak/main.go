@@ -58,10 +58,8 @@ type sample struct {
 }
 
 func soak(kstatd string, length time.Duration, share float64) (err error) {
-	for _, thing := range []sandbox.Thing{sandbox.NFQueue, sandbox.NFTables, sandbox.FUSE} {
-		if err := sandbox.Missing(thing); err != nil {
-			return err
-		}
+	if err := sandbox.Missing(sandbox.NFQueue, sandbox.NFTables, sandbox.FUSE); err != nil {
+		return err
 	}
 	base, err := os.MkdirTemp("", "kstat-soak-")
 	if err != nil {

@@ -20,7 +20,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -48,26 +47,14 @@ func main() {
 	folder := flag.String("o", "docs/images", "where the pictures go")
 	length := flag.Duration("for", 4*time.Minute, "how much time the pictures show")
 	flag.Parse()
-	inside, status, err := sandbox.Reexec()
-	if err == nil && inside {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		err = take(ctx, *kstatd, *folder, *length)
-		stop()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "screenshots:", err)
-		status = 1
-	}
-	os.Exit(status)
+	studio.Main(func(ctx context.Context) error { return take(ctx, *kstatd, *folder, *length) })
 }
 
 // take takes all pictures. When ctx ends before that, it clears away what it has
 // begun.
 func take(ctx context.Context, kstatd, folder string, length time.Duration) (err error) {
-	for _, thing := range []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables, sandbox.Prometheus} {
-		if err := sandbox.Missing(thing); err != nil {
-			return err
-		}
+	if err := sandbox.Missing(sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables, sandbox.Prometheus); err != nil {
+		return err
 	}
 	if err := browser.Missing(); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package studio is what the programs that take pictures share: traffic that
-// goes on and on, and small files.
+// Package studio is what the programs that take pictures share: their main
+// function, traffic that goes on and on, and small files.
 package studio
 
 import (
@@ -12,9 +12,30 @@ import (
 	"maps"
 	"math"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
+
+	"kstat/lab/sandbox"
 )
+
+// Main has pictures taken in a sandbox, and ends the process: it is what a main
+// function does once it has parsed its flags. The context ends when the process
+// is to end before that.
+func Main(take func(context.Context) error) {
+	inside, status, err := sandbox.Reexec()
+	if err == nil && inside {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		err = take(ctx)
+		stop()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "screenshots:", err)
+		status = 1
+	}
+	os.Exit(status)
+}
 
 // Kind is packets of one kind, more and less of them as time goes by.
 type Kind struct {

@@ -16,14 +16,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"kstat/lab/sandbox"
+	"kstat/lab/screenshots/studio"
 	"kstat/lab/traffic"
 )
 
@@ -38,26 +37,14 @@ func main() {
 	out := flag.String("o", "docs/images", "write the pictures into `folder`")
 	interval := flag.Duration("interval", time.Second, "what kstat top has for an interval, 95 of which it takes")
 	flag.Parse()
-	inside, status, err := sandbox.Reexec()
-	if err == nil && inside {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		err = run(ctx, *bin, *out, *interval)
-		stop()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "screenshots:", err)
-		status = 1
-	}
-	os.Exit(status)
+	studio.Main(func(ctx context.Context) error { return run(ctx, *bin, *out, *interval) })
 }
 
 // run takes all pictures. When ctx ends before that, it clears away what it has
 // begun.
 func run(ctx context.Context, bin, out string, interval time.Duration) (err error) {
-	for _, thing := range []sandbox.Thing{sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables} {
-		if err := sandbox.Missing(thing); err != nil {
-			return err
-		}
+	if err := sandbox.Missing(sandbox.FUSE, sandbox.IPv6, sandbox.NFQueue, sandbox.NFTables); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "kstat-screenshots-")
 	if err != nil {
