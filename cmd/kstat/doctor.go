@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strconv"
 	"time"
 
 	"kstat/lab/doctor"
@@ -73,20 +72,10 @@ func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		}
 		switch {
 		case err != nil:
-			fmt.Fprintln(os.Stderr, "kstat doctor:", err)
-			return exitFailure
+			return c.fail(err)
 		case !report.OK:
 			return exitFailure
 		}
 		return 0
 	}
-}
-
-// parseUint parses a decimal number from low to high.
-func parseUint(text string, low, high uint64) (uint64, error) {
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n < low || n > high {
-		return 0, fmt.Errorf("take a number from %d to %d", low, high)
-	}
-	return n, nil
 }

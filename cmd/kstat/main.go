@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"kstat/lab/doctor"
 	"kstat/lab/kmod"
@@ -97,10 +98,35 @@ func (c *command) flags() (*flag.FlagSet, func([]string) int) {
 	return flags, c.declare(c, flags)
 }
 
+// fail says why a command has failed.
+func (c *command) fail(err error) int {
+	fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
+	return exitFailure
+}
+
 // misuse says what is wrong with the command line.
 func (c *command) misuse(format string, args ...any) int {
 	fmt.Fprintf(os.Stderr, "kstat %s: %s (kstat %s --help lists the flags)\n", c.name, fmt.Sprintf(format, args...), c.name)
 	return exitUsage
+}
+
+// countFlag adds the flag -n, a number from 1 on.
+func countFlag(flags *flag.FlagSet, count *uint64, usage string) {
+	flags.Func("n", usage, func(s string) (err error) {
+		if *count, err = strconv.ParseUint(s, 10, 64); err != nil || *count == 0 {
+			return errors.New("take a number from 1 on")
+		}
+		return nil
+	})
+}
+
+// parseUint parses a decimal number from low to high.
+func parseUint(text string, low, high uint64) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("take a number from %d to %d", low, high)
+	}
+	return n, nil
 }
 
 // ko writes the stand-in for kstat.ko.
@@ -114,8 +140,7 @@ func ko(c *command, flags *flag.FlagSet) func([]string) int {
 			return exitUsage
 		}
 		if _, err := os.Stdout.Write(kmod.Object()); err != nil {
-			fmt.Fprintln(os.Stderr, "kstat ko:", err)
-			return exitFailure
+			return c.fail(err)
 		}
 		return 0
 	}

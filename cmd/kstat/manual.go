@@ -95,8 +95,7 @@ func manualPage(c *command, flags *flag.FlagSet) func([]string) int {
 // print returns the exit status of a command that has printed something.
 func (c *command) print(_ int, err error) int {
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
-		return exitFailure
+		return c.fail(err)
 	}
 	return 0
 }

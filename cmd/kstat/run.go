@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"kstat/lab/mutant"
@@ -48,10 +47,8 @@ func run(c *command, flags *flag.FlagSet) func([]string) int {
 	flags.BoolVar(&w.config.Loaded, "loaded", false, "load the module first")
 	flags.BoolVar(&w.start, "start", false, "load it and start counting")
 	flags.Func("counter", "load it and publish after every `N` packets, 1 to 4294967295 (default 10)", func(s string) (err error) {
-		if w.counter, err = strconv.ParseUint(s, 10, 32); err != nil || w.counter == 0 {
-			return errors.New("take a number from 1 to 4294967295")
-		}
-		return nil
+		w.counter, err = parseUint(s, 1, 1<<32-1)
+		return err
 	})
 	return func([]string) int {
 		if flags.NArg() == 0 {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"time"
 
@@ -32,8 +31,7 @@ func topCommand(c *command, flags *flag.FlagSet) func([]string) int {
 			}
 		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
-			return exitFailure
+			return c.fail(err)
 		}
 		return 0
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -27,12 +26,7 @@ type tracing struct {
 func (t *tracing) add(flags *flag.FlagSet) {
 	t.mount = mountFlag(flags)
 	flags.StringVar(&t.pcap, "pcap", "", "write packets to `FILE`, for tshark and tcpdump, instead of lines; - is standard output")
-	flags.Func("n", "end after `COUNT` packets", func(s string) (err error) {
-		if t.count, err = strconv.ParseUint(s, 10, 64); err != nil || t.count == 0 {
-			return errors.New("take a number from 1 on")
-		}
-		return nil
-	})
+	countFlag(flags, &t.count, "end after `COUNT` packets")
 	flags.BoolVar(&t.noColor, "no-color", false, "no colours on a terminal, as with NO_COLOR in the environment")
 }
 
@@ -50,8 +44,7 @@ func traceCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		}
 		color := !t.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout)
 		if err := t.run(trace.Options{Filter: filter, Names: names, Count: t.count, Color: color}); err != nil {
-			fmt.Fprintln(os.Stderr, "kstat trace:", err)
-			return exitFailure
+			return c.fail(err)
 		}
 		return 0
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,12 +34,7 @@ func watchCommand(c *command, flags *flag.FlagSet) func([]string) int {
 	w := watch.Watch{Out: os.Stdout}
 	every := flags.Duration("interval", 0, "print a line after each `TIME` (1s, 500ms) with what was counted in it, instead of one per publication")
 	flags.BoolVar(&w.JSON, "json", false, "print each line as an object of JSON")
-	flags.Func("n", "end after `COUNT` lines with figures", func(s string) (err error) {
-		if w.Count, err = strconv.ParseUint(s, 10, 64); err != nil || w.Count == 0 {
-			return errors.New("take a number from 1 on")
-		}
-		return nil
-	})
+	countFlag(flags, &w.Count, "end after `COUNT` lines with figures")
 	return func([]string) int {
 		print := w.Publications
 		if isSet(flags, "interval") {
@@ -70,14 +64,13 @@ func watchCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		case err == nil, errors.Is(err, unix.EPIPE):
 			return 0
 		case errors.Is(err, watch.ErrEnded):
-			fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, watch.ErrEnded)
+			status := c.fail(watch.ErrEnded)
 			if w.Count == 0 {
 				return 0
 			}
-		default:
-			fmt.Fprintf(os.Stderr, "kstat %s: %v\n", c.name, err)
+			return status
 		}
-		return exitFailure
+		return c.fail(err)
 	}
 }
 
