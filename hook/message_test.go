@@ -2,6 +2,7 @@ package hook
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/mdlayher/netlink"
@@ -119,6 +120,51 @@ func TestRequests(t *testing.T) {
 	compare("marker", marker[:], netlink.Message{
 		Header: netlink.Header{Length: unix.NLMSG_HDRLEN, Type: netlink.Noop, Flags: netlink.Request | netlink.Acknowledge, Sequence: 77},
 	})
+}
+
+// TestAccept: whatever number of packets there is, verdicts of a few accept them
+// all, up to the last one and no further.
+func TestAccept(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	s := &socket{fd: pair[0], notify: func(err error) { t.Error(err) }}
+	for i := range s.verdicts {
+		s.verdicts[i] = newVerdict(515)
+	}
+	next := uint32(1<<32 - 100) // ids wrap
+	for n := 1; n <= batchLen; n++ {
+		var want []uint32
+		ids := s.ids[:n]
+		for i := range ids {
+			ids[i] = next
+			if (i+1)%acceptLen == 0 || i == n-1 {
+				want = append(want, next)
+			}
+			next++
+		}
+		s.accept(ids)
+		sent := make([]byte, 4096)
+		size, err := unix.Read(pair[1], sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []uint32
+		for sent = sent[:size]; len(sent) > 0; {
+			h, body, rest, ok := cut(sent)
+			if !ok || h.kind != msgVerdictBatch || len(body) != verdictLen-unix.NLMSG_HDRLEN {
+				t.Fatalf("%d packets: no verdict: %x", n, sent)
+			}
+			got = append(got, binary.BigEndian.Uint32(body[len(body)-4:]))
+			sent = rest
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d packets: accepted up to %d, want %d", n, got, want)
+		}
+	}
 }
 
 // FuzzParsePacket compares the walk over attributes with mdlayher/netlink's.

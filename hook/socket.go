@@ -23,6 +23,10 @@ const (
 	// batchLen is how many packets are taken from the socket, and answered,
 	// at once.
 	batchLen = 64
+	// acceptLen is how many of them one verdict message accepts. The kernel
+	// takes them from the queue with its lock held, for which the sender of the
+	// next packet waits.
+	acceptLen = 8
 	// slotLen holds the longest message that a queue with our copy range
 	// sends: about 20 attributes and copyRange bytes of packet.
 	slotLen = 1024
@@ -82,8 +86,10 @@ type socket struct {
 	bodies  [batchLen][]byte // of packet messages
 	packets [batchLen]stats.Packet
 	seen    [batchLen]stats.Sighting
-	verdict [verdictLen]byte
-	yielded time.Time
+	ids     [batchLen]uint32
+	// verdicts lie in a row, so that one send takes as many as there are.
+	verdicts [batchLen / acceptLen][verdictLen]byte
+	yielded  time.Time
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -120,11 +126,13 @@ func openSocket(queue uint16, queueLen uint32, sink func([]stats.Packet) uint64,
 		sink:     sink,
 		trace:    trace,
 		notify:   notify,
-		verdict:  newVerdict(queue),
 		returned: make(chan struct{}, 1),
 		gone:     make(chan struct{}),
 	}
 	s.awaited.Store(noReply)
+	for i := range s.verdicts {
+		s.verdicts[i] = newVerdict(queue)
+	}
 	for i := range s.headers {
 		s.vectors[i] = unix.Iovec{Base: &s.slots[i][0]}
 		s.vectors[i].SetLen(slotLen)
@@ -232,8 +240,7 @@ func (s *socket) receiveBatch() (int, error) {
 // handle counts and accepts the packets of a batch, and then heeds what else
 // is in it. It returns the awaited reply if that was there.
 func (s *socket) handle(batch []mmsghdr) (reply *netlink.Message) {
-	bodies := s.bodies[:0]
-	var lastID uint32
+	bodies, ids := s.bodies[:0], s.ids[:0]
 	for i := range batch {
 		datagram := s.slots[i][:min(batch[i].length, slotLen)]
 		h, body, _, _ := cut(datagram) // the kernel sends packets one by one
@@ -241,13 +248,12 @@ func (s *socket) handle(batch []mmsghdr) (reply *netlink.Message) {
 			continue
 		}
 		if id, ok := packetID(body); ok {
-			lastID = id
-			bodies = append(bodies, body)
+			bodies, ids = append(bodies, body), append(ids, id)
 		}
 	}
 	if len(bodies) > 0 {
 		s.count(bodies)
-		s.accept(lastID)
+		s.accept(ids)
 	}
 	if len(bodies) == len(batch) {
 		return nil
@@ -297,22 +303,25 @@ func (s *socket) count(bodies [][]byte) {
 	}
 }
 
-// accept answers every packet up to id. The kernel sends those packets on
-// their way inside this call, a tenth of a millisecond for a full batch. It
+// accept answers packets, and any before them. The kernel sends those packets
+// on their way inside this call, a tenth of a millisecond for a full batch. It
 // does not wait for anything, and Go's scheduler is not told of it either: on
 // a busy CPU that would cost as much as the rest of the reader.
-func (s *socket) accept(id uint32) {
-	setVerdictID(&s.verdict, id)
+func (s *socket) accept(ids []uint32) {
+	n := 0
+	for ; n*acceptLen < len(ids); n++ {
+		setVerdictID(&s.verdicts[n], ids[min((n+1)*acceptLen, len(ids))-1])
+	}
 	for {
 		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd),
-			uintptr(unsafe.Pointer(&s.verdict[0])), verdictLen, 0, 0, 0)
+			uintptr(unsafe.Pointer(&s.verdicts)), uintptr(n*verdictLen), 0, 0, 0)
 		switch errno {
 		case 0:
 			return
 		case unix.EINTR, unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
 			continue
 		}
-		s.notify(fmt.Errorf("verdict for packet %d: %w", id, errno))
+		s.notify(fmt.Errorf("verdict for packet %d: %w", ids[len(ids)-1], errno))
 		return
 	}
 }
