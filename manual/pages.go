@@ -278,6 +278,7 @@ func detailsOf(name string) details {
 			exits: programExits,
 			environ: []item{
 				{"NO_COLOR", "If it is not empty, there are no colours."},
+				{"TERM", "If it is not set, or dumb, there are none either."},
 			},
 			examples: []item{
 				{"kstat trace tcp port 443", "Show TLS."},

@@ -17,6 +17,7 @@ import (
 	"kstat/lab/kmod"
 	"kstat/lab/world"
 	"kstat/version"
+	"kstat/view/tty"
 )
 
 // A command is what comes first behind kstat.
@@ -135,7 +136,7 @@ func ko(c *command, flags *flag.FlagSet) func([]string) int {
 		if flags.NArg() > 0 {
 			return c.misuse("%q is not expected: the module goes to standard output", flags.Arg(0))
 		}
-		if isTerminal(os.Stdout) {
+		if tty.Is(os.Stdout) {
 			fmt.Fprintln(os.Stderr, "kstat ko: a binary file is not for a terminal: kstat ko > kstat.ko")
 			return exitUsage
 		}

@@ -7,6 +7,7 @@ import (
 
 	"kstat/view/top"
 	"kstat/view/tree"
+	"kstat/view/tty"
 )
 
 func topCommand(c *command, flags *flag.FlagSet) func([]string) int {
@@ -24,7 +25,7 @@ func topCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		}
 		var err error
 		if t.Tree, err = tree.Find(*mount); err == nil {
-			if terminal := os.Getenv("TERM"); *once || terminal == "" || terminal == "dumb" || !isTerminal(os.Stdout) {
+			if *once || !tty.Steered(os.Stdout) {
 				err = t.Once(os.Stdout)
 			} else {
 				err = t.Run()

@@ -13,6 +13,7 @@ import (
 	"kstat/stats"
 	"kstat/view/trace"
 	"kstat/view/tree"
+	"kstat/view/tty"
 )
 
 // tracing is what the command line of kstat trace says.
@@ -39,10 +40,10 @@ func traceCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		if err != nil {
 			return c.misuse("%v", err)
 		}
-		if t.pcap == "-" && isTerminal(os.Stdout) {
+		if t.pcap == "-" && tty.Is(os.Stdout) {
 			return c.misuse("packets are not for a terminal: kstat trace --pcap - | tshark -r -")
 		}
-		color := !t.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout)
+		color := !t.noColor && tty.Colored(os.Stdout)
 		if err := t.run(trace.Options{Filter: filter, Names: names, Count: t.count, Color: color}); err != nil {
 			return c.fail(err)
 		}

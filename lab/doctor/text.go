@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"kstat/lab/grade"
+	"kstat/view/tty"
 )
 
 // Screen is what a report is shown on. The zero value is a file of ASCII.
@@ -19,20 +20,10 @@ type Screen struct {
 	Unicode bool // it is UTF-8
 }
 
-// ScreenOf returns what f is, by what the kernel and the environment say of it:
-// NO_COLOR and TERM=dumb are respected, and LC_ALL, LC_CTYPE and LANG, the first
-// one that is set, say whether it is UTF-8.
+// ScreenOf returns what f is, by what the kernel and the environment say of it.
 func ScreenOf(f *os.File) Screen {
 	known := grade.ScreenOf(f)
-	s := Screen{Columns: known.Columns, Color: known.Color}
-	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
-		if value := os.Getenv(name); value != "" {
-			value = strings.ReplaceAll(strings.ToLower(value), "-", "")
-			s.Unicode = strings.HasSuffix(value, "utf8")
-			break
-		}
-	}
-	return s
+	return Screen{Columns: known.Columns, Color: known.Color, Unicode: tty.UTF8(os.Getenv)}
 }
 
 // mark is what stands before a check.

@@ -9,6 +9,8 @@ import (
 	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/view/tty"
 )
 
 // Screen is what a text is shown on. The zero value is a file: plain, 80
@@ -19,19 +21,14 @@ type Screen struct {
 	Erase   bool // it is a terminal on which a line can be written anew
 }
 
-// ScreenOf returns what f is, by what the kernel and the environment say of it:
-// NO_COLOR and TERM=dumb are respected.
+// ScreenOf returns what f is, by what the kernel and the environment say of it.
 func ScreenOf(f *os.File) Screen {
-	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+	if !tty.Is(f) {
 		return Screen{}
 	}
-	var s Screen
+	s := Screen{Erase: tty.Steered(f), Color: tty.Colored(f)}
 	if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
 		s.Columns = int(size.Col)
-	}
-	if term := os.Getenv("TERM"); term != "" && term != "dumb" {
-		s.Erase = true
-		s.Color = os.Getenv("NO_COLOR") == ""
 	}
 	return s
 }

@@ -2,7 +2,6 @@ package grade
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/lab/sandbox"
 )
 
 func TestWrap(t *testing.T) {
@@ -62,27 +63,11 @@ func TestDuration(t *testing.T) {
 }
 
 // terminal returns both ends of a new pseudoterminal of that many columns.
-func terminal(t *testing.T, columns uint16) (master, slave *os.File) {
+func terminal(t *testing.T, columns uint16) (window, programs *os.File) {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { slave.Close() })
-	resize(t, slave, columns)
-	return master, slave
+	window, programs = sandbox.Terminal(t)
+	resize(t, programs, columns)
+	return window, programs
 }
 
 func resize(t *testing.T, f *os.File, columns uint16) {

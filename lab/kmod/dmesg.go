@@ -3,10 +3,13 @@ package kmod
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"kstat/view/tty"
 )
 
 var dmesgOptions = grammar{"CcDdEeF:f:HhJkL::l:n:iPprSs:TtuVWwx", []longOption{
@@ -116,7 +119,7 @@ func (t *tool) dmesg() int {
 	if d.delta && d.format == iso {
 		fmt.Fprintf(t.err, "%s: --show-delta is ignored when used together with iso8601 time format\n", t.name)
 	}
-	d.prepare(d.color == "always" || d.color == "auto" && colorful())
+	d.prepare(d.color == "always" || d.color == "auto" && tty.Steered(os.Stdout))
 
 	if d.read {
 		if err := d.show(); err != nil {

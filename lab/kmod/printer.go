@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -298,11 +297,4 @@ func bootTime() time.Time {
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic)
 	up := now.Add(-time.Duration(boottime.Nano()))
 	return time.Unix(up.Unix()+boottime.Sec-monotonic.Sec, 0)
-}
-
-// colorful reports whether standard output is a terminal that has colours.
-func colorful() bool {
-	_, err := unix.IoctlGetTermios(unix.Stdout, unix.TCGETS)
-	term := os.Getenv("TERM")
-	return err == nil && term != "" && term != "dumb"
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/charmbracelet/x/ansi"
+
+	"kstat/view/tty"
 )
 
 // glyphs are the characters beside ASCII, or what stands for them.
@@ -27,16 +29,10 @@ var (
 	}
 )
 
-// glyphsOf returns what a locale's terminal can show: the environment's
-// LC_ALL, LC_CTYPE and LANG, of which the first that is set counts.
+// glyphsOf returns what the terminal of an environment can show.
 func glyphsOf(getenv func(string) string) *glyphs {
-	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
-		if locale := strings.ToLower(getenv(name)); locale != "" {
-			if strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8") {
-				return &unicode
-			}
-			break
-		}
+	if tty.UTF8(getenv) {
+		return &unicode
 	}
 	return &ascii
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/charmbracelet/colorprofile"
 
 	"kstat/view/tree"
+	"kstat/view/tty"
 )
 
 // Top says what is looked at, and how.
@@ -40,7 +41,7 @@ func (t *Top) Run() error {
 	case <-time.After(time.Second):
 	}
 	var options []tea.ProgramOption
-	if t.NoColor || os.Getenv("NO_COLOR") != "" { // whatever it says: no-color.org
+	if t.NoColor || !tty.Colored(os.Stdout) {
 		options = append(options, tea.WithColorProfile(colorprofile.ASCII))
 	}
 	_, err := tea.NewProgram(newModel(t.Tree, t.Interval, glyphsOf(os.Getenv)), options...).Run()
