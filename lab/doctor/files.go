@@ -19,6 +19,7 @@ import (
 
 	"kstat/fs"
 	"kstat/hook"
+	"kstat/lab/shell"
 	"kstat/lab/world"
 	"kstat/stats"
 )
@@ -294,7 +295,7 @@ func (v *visit) lookAtTree(dir string) (finding, int) {
 				by("kstat doctor fuse", "ask again in a second"), pid
 		}
 		return warning("dead: its daemon is gone, and every access fails").
-			by(v.sudo("umount -l "+quote(dir)), "unmount it; a kstatd that is started there does so, too"), 0
+			by(v.sudo("umount -l "+shell.Quote(dir)), "unmount it; a kstatd that is started there does so, too"), 0
 	case errors.Is(err, errHung):
 		return v.hung(dir)
 	case errors.Is(err, unix.ENOENT) && !isTree(dir):
@@ -317,7 +318,7 @@ func (v *visit) hung(dir string) (finding, int) {
 	supervisor := supervisorOf(all, dir, true)
 	if supervisor == 0 {
 		return failure("hung: no answer within %v", v.readLimit()).
-			by(v.sudo("umount -l "+quote(dir)), "end its kstatd with SIGKILL, and unmount it"), 0
+			by(v.sudo("umount -l "+shell.Quote(dir)), "end its kstatd with SIGKILL, and unmount it"), 0
 	}
 	family := []process{}
 	for _, p := range all {
@@ -337,7 +338,7 @@ func (v *visit) hung(dir string) (finding, int) {
 			by(v.sudo("kill -CONT "+list), "let it go on"), supervisor
 	}
 	return failure("hung: pid %d does not answer within %v", supervisor, v.readLimit()).
-		by(v.sudo("kill -KILL "+list)+"; "+v.sudo("umount -l "+quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
+		by(v.sudo("kill -KILL "+list)+"; "+v.sudo("umount -l "+shell.Quote(dir)), "if that stays so for some seconds, end it, which lets packets pass, and unmount it"), supervisor
 }
 
 // isStopped reports whether a process is stopped by a signal, or traced.
@@ -422,24 +423,13 @@ func processes() (all []process) {
 	return all
 }
 
-// quote makes a word for a shell.
-func quote(word string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@", r)
-	}
-	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
-
 func lookAtMountPoint(v *visit) finding {
 	place, err := fs.Look(v.Mount)
 	title := place.Dir
 	switch {
 	case errors.Is(err, unix.ENOTEMPTY):
 		return failure("%s: the directory is not empty", title).
-			by(v.sudo("kstatd --mount "+quote(title+"2")), "take another, or empty it")
+			by(v.sudo("kstatd --mount "+shell.Quote(title+"2")), "take another, or empty it")
 	case errors.Is(err, unix.EACCES) && v.self.uid != 0:
 		return skipped("cannot be looked at: %v", err)
 	case err != nil:
@@ -448,7 +438,7 @@ func lookAtMountPoint(v *visit) finding {
 		return fine("%s: a tree is mounted there, see below", title)
 	case place.Holder != 0:
 		return warning("%s: pid %d has it", title, place.Holder).
-			by(v.sudo("kstatd --queue "+strconv.Itoa(int(v.freeQueue()))+" --mount "+quote(title+"2")), "nothing, for that one; a second kstatd takes another")
+			by(v.sudo("kstatd --queue "+strconv.Itoa(int(v.freeQueue()))+" --mount "+shell.Quote(title+"2")), "nothing, for that one; a second kstatd takes another")
 	case place.Missing:
 		if err := unix.Access(filepath.Dir(title), unix.W_OK); err != nil {
 			if v.self.uid != 0 {
@@ -458,7 +448,7 @@ func lookAtMountPoint(v *visit) finding {
 		}
 		return fine("%s: can be made", title)
 	case place.Made:
-		return fine("%s: left by a kstatd that was killed; the next one takes it over", title).with("rmdir " + quote(title) + " removes it")
+		return fine("%s: left by a kstatd that was killed; the next one takes it over", title).with("rmdir " + shell.Quote(title) + " removes it")
 	}
 	return fine("%s: empty", title)
 }

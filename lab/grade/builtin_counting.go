@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kstat/lab/shell"
 	"kstat/lab/traffic"
 )
 
@@ -209,7 +210,7 @@ func (e *attempt) underLoad() {
 	while :; do cat %[2]s; done | awk '$1 < last { print "decreased:", last, $1; exit } { last = $1 }' &
 done
 for i in {1..%[4]d}; do echo $((i %% %[5]d + 1)) > %[3]s; : < /dev/tcp/127.0.0.1/1; done 2> /dev/null   # %[6]d TCP packets
-kill %%1 %%2 %%3 %%4`, readers, shellQuote(e.Nout), shellQuote(e.Counter), connections, highest, 2*connections))
+kill %%1 %%2 %%3 %%4`, readers, shell.Quote(e.Nout), shell.Quote(e.Counter), connections, highest, 2*connections))
 
 	var over atomic.Bool
 	var sent error

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/lab/shell"
 )
 
 // The experiments of the sections "procfs" and "sysfs" that are not about what
@@ -59,7 +61,7 @@ func (e *attempt) readingInParts() {
 			e.fail("nout can be opened", errorName(err))
 		}
 		defer file.Close()
-		path := shellQuote(e.Nout)
+		path := shell.Quote(e.Nout)
 
 		e.step("opened nout, and read a byte", "exec 3< "+path+"; head -c 1 <&3")
 		first := e.read(file, 1)
@@ -116,7 +118,7 @@ func (e *attempt) sysfsModes() {
 // mode looks at what stat shows.
 func (e *attempt) mode(path string, mode uint32, size int64) {
 	stat, err := await(e, "stat of "+e.name(path), func() (s unix.Stat_t, err error) { return s, unix.Stat(path, &s) })
-	e.step("looked at "+e.name(path), "stat -c '%A %U %G %s' "+shellQuote(path))
+	e.step("looked at "+e.name(path), "stat -c '%A %U %G %s' "+shell.Quote(path))
 	if err != nil {
 		e.fail(e.name(path)+" is there", errorName(err))
 	}
@@ -141,7 +143,7 @@ func (e *attempt) ordinaryUser(path, value string) {
 	before := e.value(path)
 	as := func(line string) int {
 		command := &Command{Run: line, user: nobody}
-		typed := fmt.Sprintf("setpriv --reuid %d --regid %[1]d --clear-groups sh -c %s", nobody, shellQuote(line))
+		typed := fmt.Sprintf("setpriv --reuid %d --regid %[1]d --clear-groups sh -c %s", nobody, shell.Quote(line))
 		e.step("as an ordinary user, ran "+line, typed)
 		status, err := command.run(e.ctx, e.Bench, io.Discard, io.Discard)
 		switch {
@@ -152,7 +154,7 @@ func (e *attempt) ordinaryUser(path, value string) {
 		}
 		return status
 	}
-	switch as("cat " + shellQuote(path)) {
+	switch as("cat " + shell.Quote(path)) {
 	case 0:
 	case -1:
 		e.note("that an ordinary user cannot write was not tried: that needs root, who can become another user")
@@ -160,7 +162,7 @@ func (e *attempt) ordinaryUser(path, value string) {
 	default:
 		e.beyond(func() { e.fail("everybody can read it", "cat failed") })
 	}
-	status := as("echo " + value + " > " + shellQuote(path))
+	status := as("echo " + value + " > " + shell.Quote(path))
 	after := e.value(path)
 	if status == 0 || after != before {
 		e.beyond(func() {
@@ -211,7 +213,7 @@ func (e *attempt) tools(path string, tools []tool) {
 		e.again()
 		want := cmp.Or(t.want, e.value(path))
 		try := func() {
-			status, output := e.shell(strings.ReplaceAll(t.line, "$F", shellQuote(path)))
+			status, output := e.shell(strings.ReplaceAll(t.line, "$F", shell.Quote(path)))
 			got := e.value(path)
 			if status != 0 || got != want {
 				e.fail(fmt.Sprintf("exit status 0, and %s reads %s", e.name(path), want),

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/lab/shell"
 )
 
 // Command is an experiment: a command is run, and how it ended and what it
@@ -74,7 +76,7 @@ func (c *Command) String() string {
 	}
 	words := make([]string, len(c.Args))
 	for i, arg := range c.Args {
-		words[i] = shellQuote(arg)
+		words[i] = shell.Quote(arg)
 	}
 	return strings.Join(words, " ")
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kstat/lab/shell"
 	"kstat/lab/traffic"
 )
 
@@ -151,9 +152,9 @@ func (e *attempt) again() {
 	}
 	e.did = []string{"stopped it, with nothing pending"}
 	e.typed = []string{
-		"echo 0 > " + shellQuote(e.Start),
-		"echo 1 > " + shellQuote(e.Counter),
-		"echo 10 > " + shellQuote(e.Counter),
+		"echo 0 > " + shell.Quote(e.Start),
+		"echo 1 > " + shell.Quote(e.Counter),
+		"echo 10 > " + shell.Quote(e.Counter),
 	}
 }
 
@@ -198,7 +199,7 @@ func (e *attempt) set(path string, n uint64) {
 
 // text reads a file.
 func (e *attempt) text(path string) string {
-	e.step("read "+e.name(path), "cat "+shellQuote(path))
+	e.step("read "+e.name(path), "cat "+shell.Quote(path))
 	text, err := await(e, "reading "+e.name(path), func() (string, error) { return readText(path) })
 	if err != nil {
 		e.fail(e.name(path)+" can be read", errorName(err))

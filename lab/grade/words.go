@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"kstat/lab/shell"
 )
 
 // maxQuoted is how many bytes of a text are shown in a sentence.
@@ -21,20 +23,9 @@ func quote[T ~string | ~[]byte](text T) string {
 // count shows a number of things.
 func count(n int, thing string) string { return plural(float64(n), thing) }
 
-// shellQuote shows a word as a shell takes it.
-func shellQuote(word string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("%+,-./:=@_", r)
-	}
-	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
-
 // typedWrite is a command that writes text to a file in one write(2).
 func typedWrite(path, text string) string {
-	path = shellQuote(path)
+	path = shell.Quote(path)
 	toDD := " | dd of=" + path + " bs=64k iflag=fullblock status=none"
 	line, ended := strings.CutSuffix(text, "\n")
 	switch {
@@ -43,7 +34,7 @@ func typedWrite(path, text string) string {
 	case len(text) > maxQuoted:
 		first, rest := text[:2], text[2:]
 		return fmt.Sprintf("(printf '%s'; head -c %d /dev/zero | tr '\\0' '%s')%s", escape(first), len(rest), escape(rest[:1]), toDD)
-	case ended && shellQuote(line) == line && line[0] != '-':
+	case ended && shell.Quote(line) == line && line[0] != '-':
 		return "echo " + line + " > " + path
 	case strings.Contains(line, "\n"): // bash writes each line for itself
 		return "printf '" + escape(text) + "'" + toDD

@@ -8,21 +8,6 @@ import (
 	"testing"
 )
 
-func TestShellQuote(t *testing.T) {
-	for word, want := range map[string]string{
-		"/proc/kstat/nout": "/proc/kstat/nout",
-		"":                 "''",
-		"a b":              "'a b'",
-		"it's":             `'it'\''s'`,
-		"$HOME":            "'$HOME'",
-		"é":                "'é'",
-	} {
-		if got := shellQuote(word); got != want {
-			t.Errorf("%q is %s, want %s", word, got, want)
-		}
-	}
-}
-
 // TestTypedWrite: what is typed writes those bytes, in any shell.
 func TestTypedWrite(t *testing.T) {
 	need(t, "dd", "python3")
