@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"kstat/lab/sandbox"
 	"os"
 	"os/exec"
 	"strings"
@@ -24,6 +23,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
+
+	"kstat/lab/sandbox"
 )
 
 // patience bounds every wait for Chromium, which takes seconds to start on a

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"kstat/lab/sandbox"
 	"math"
 	"os"
 	"os/exec"
@@ -24,6 +23,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
+
+	"kstat/lab/sandbox"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

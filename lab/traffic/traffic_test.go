@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kstat/lab/packets"
 	"kstat/lab/sandbox"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { sandbox.Main(m) }
