@@ -197,32 +197,15 @@ func peer(c *net.UnixConn) (who string) {
 // taken says that somebody else has an address, and who.
 func taken(a address) error {
 	who := somebody
-	if _, port, err := net.SplitHostPort(a.name); err == nil && a.network != "unix" {
-		if found := listener(port); found != "" {
-			who = found
+	if host, port, err := net.SplitHostPort(a.name); err == nil && a.network != "unix" {
+		ip, err := netip.ParseAddr(host)
+		if err != nil { // there is none
+			ip = netip.IPv6Unspecified()
 		}
+		n, _ := strconv.ParseUint(port, 10, 16)
+		who, _ = hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n)))
 	}
 	return fmt.Errorf("%s listens there: end it, or choose another address: %w", who, unix.EADDRINUSE)
-}
-
-// listener says who listens on a TCP port of this network namespace, or "" if
-// nobody can be seen to.
-func listener(port string) string {
-	n, _ := strconv.ParseUint(port, 10, 16)
-	local := fmt.Sprintf(":%04X", n)
-	const listens = "0A" // TCP_LISTEN
-	for _, path := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-		text, _ := os.ReadFile(path)
-		for line := range strings.Lines(string(text)) { // sl local rem st tx:rx tr:when retr uid timeout inode
-			f := strings.Fields(line)
-			if len(f) >= 10 && strings.HasSuffix(f[1], local) && f[3] == listens {
-				if who := hook.SocketHolder(f[9]); who != "" {
-					return who
-				}
-			}
-		}
-	}
-	return ""
 }
 
 // close closes the sockets, and removes the files that were made for them, if

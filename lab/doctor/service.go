@@ -1,8 +1,8 @@
 package doctor
 
 import (
-	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -51,27 +51,9 @@ func hasSystemd() bool {
 	return err == nil
 }
 
-// listener says who listens at a TCP port of this network namespace so that
-// 127.0.0.1 cannot be had there.
+// listener says who listens at a TCP port so that 127.0.0.1 cannot be had there.
 func listener(port uint16) (who string, taken bool) {
-	const listening, any = "0A", "00000000" // TCP_LISTEN, INADDR_ANY
-	loopback := fmt.Sprintf("%08X", binary.NativeEndian.Uint32([]byte{127, 0, 0, 1}))
-	mapped := any + any + fmt.Sprintf("%08X", binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff}))
-	suffix := fmt.Sprintf(":%04X", port)
-	ours := []string{any + suffix, loopback + suffix, strings.Repeat(any, 4) + suffix, mapped + loopback + suffix}
-	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
-		for _, line := range lines(file) { // sl local remote state … uid timeout inode
-			f := strings.Fields(line)
-			if len(f) < 10 || f[3] != listening || !slices.Contains(ours, f[1]) {
-				continue
-			}
-			if who := hook.SocketHolder(f[9]); who != "" {
-				return who, true
-			}
-			return "a process that cannot be seen from here", true
-		}
-	}
-	return "", false
+	return hook.TCPHolder(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port))
 }
 
 // hiding are the directives of a unit that give it a mount namespace, with the
