@@ -9,8 +9,16 @@ import (
 	"time"
 
 	"kstat/lab/doctor"
+	"kstat/manual"
 	"kstat/version"
 )
+
+func featureNames(*manual.Program) (words []string) {
+	for _, f := range doctor.Features() {
+		words = append(words, string(f))
+	}
+	return words
+}
 
 // doctorCommand examines the machine. It exits with 0 if everything that was
 // asked for works, and with 1 if not.

@@ -16,6 +16,7 @@ import (
 	"kstat/lab/doctor"
 	"kstat/lab/kmod"
 	"kstat/lab/world"
+	"kstat/manual"
 	"kstat/version"
 	"kstat/view/tty"
 )
@@ -29,16 +30,19 @@ type command struct {
 	// they are parsed: a function from the command line behind the command's
 	// name to the exit status.
 	declare func(c *command, flags *flag.FlagSet) (run func(line []string) int)
+	// words returns what an argument may be, of a program with all commands.
+	// Nil: anything.
+	words func(whole *manual.Program) []string
 }
 
 var commands = []*command{
-	{"run", "[FLAG]… [--] COMMAND [ARG]…", "run a command in a private world that has the module", run},
-	{"grade", "[FLAG]… [-- COMMAND [ARG]…]", "grade an implementation, or a command, by a rubric", gradeCommand},
-	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand},
-	{"top", "[FLAG]…", "show what a running kstatd counts, live", topCommand},
-	{"watch", "[FLAG]…", "print what a running kstatd publishes, a line each", watchCommand},
-	{"trace", "[FLAG]… [FILTER]", "show packets as kstatd counts them, all or those of a filter", traceCommand},
-	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko},
+	{"run", "[FLAG]… [--] COMMAND [ARG]…", "run a command in a private world that has the module", run, nil},
+	{"grade", "[FLAG]… [-- COMMAND [ARG]…]", "grade an implementation, or a command, by a rubric", gradeCommand, nil},
+	{"doctor", "[FLAG]… [FEATURE]…", "say what works on this machine, and how to mend what does not", doctorCommand, featureNames},
+	{"top", "[FLAG]…", "show what a running kstatd counts, live", topCommand, nil},
+	{"watch", "[FLAG]…", "print what a running kstatd publishes, a line each", watchCommand, nil},
+	{"trace", "[FLAG]… [FILTER]", "show packets as kstatd counts them, all or those of a filter", traceCommand, nil},
+	{"ko", "> kstat.ko", "write a stand-in for the compiled module, for insmod and modinfo", ko, nil},
 }
 
 // Exit statuses of kstat itself. For those of kstat run see the world package.

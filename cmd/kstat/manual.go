@@ -4,9 +4,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
-	"kstat/lab/doctor"
 	"kstat/manual"
 	"kstat/version"
 )
@@ -15,8 +15,8 @@ import (
 // among them.
 func selfCommands() []*command {
 	return []*command{
-		{"completion", strings.Join(manual.Shells(), " | "), "print how a shell completes kstat's command lines", completion},
-		{"manual", "[PAGE]", "print a page of the manual, or list the pages", manualPage},
+		{"completion", strings.Join(manual.Shells(), " | "), "print how a shell completes kstat's command lines", completion, shellNames},
+		{"manual", "[PAGE]", "print a page of the manual, or list the pages", manualPage, pageNames},
 	}
 }
 
@@ -28,25 +28,16 @@ func whole() *manual.Program {
 		Synopsis: "COMMAND …",
 		About:    "run and grade what uses the files of the KSTAT kernel module",
 	}
-	for _, c := range commands {
-		p.Commands = append(p.Commands, c.program())
-	}
-	for _, c := range selfCommands() {
+	all := slices.Concat(commands, selfCommands())
+	for _, c := range all {
 		p.Commands = append(p.Commands, c.program())
 	}
 	p.Commands = append(p.Commands,
 		&manual.Program{Name: "kstat help", About: "list the commands"},
 		&manual.Program{Name: "kstat version", About: "say the version"})
-	for _, c := range p.Commands {
-		switch c.Name {
-		case "kstat completion":
-			c.Words = manual.Shells()
-		case "kstat doctor":
-			for _, feature := range doctor.Features() {
-				c.Words = append(c.Words, string(feature))
-			}
-		case "kstat manual":
-			c.Words = manual.Names(p.Pages())
+	for i, c := range all {
+		if c.words != nil {
+			p.Commands[i].Words = c.words(p)
 		}
 	}
 	return p
@@ -56,6 +47,8 @@ func (c *command) program() *manual.Program {
 	flags, _ := c.flags()
 	return &manual.Program{Name: "kstat " + c.name, Section: 1, Synopsis: c.synopsis, About: c.about, Flags: flags}
 }
+
+func shellNames(*manual.Program) []string { return manual.Shells() }
 
 func completion(c *command, flags *flag.FlagSet) func([]string) int {
 	return func([]string) int {
@@ -69,6 +62,8 @@ func completion(c *command, flags *flag.FlagSet) func([]string) int {
 		return c.print(os.Stdout.WriteString(script))
 	}
 }
+
+func pageNames(whole *manual.Program) []string { return manual.Names(whole.Pages()) }
 
 func manualPage(c *command, flags *flag.FlagSet) func([]string) int {
 	return func([]string) int {
