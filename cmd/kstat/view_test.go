@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -85,20 +84,14 @@ type daemon struct {
 func startDaemon(t testing.TB, dir string, flags ...string) *daemon {
 	t.Helper()
 	needWorld(t)
-	address := &net.UnixAddr{Net: "unixgram", Name: "@kstat-view-" + strconv.Itoa(os.Getpid())}
-	notify, err := net.ListenUnixgram("unixgram", address)
-	must(t, err)
-	defer notify.Close()
 	d := &daemon{t: t, dir: dir, cmd: sandbox.Command(program(t, "kstatd"), append([]string{"--mount", dir}, flags...)...)}
-	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+address.Name)
 	d.cmd.Stderr = &d.log
-	must(t, d.cmd.Start())
-	t.Cleanup(func() { d.end(unix.SIGTERM) })
-	message := make([]byte, 100)
-	must(t, notify.SetReadDeadline(time.Now().Add(30*time.Second)))
-	if n, err := notify.Read(message); err != nil || string(message[:n]) != "READY=1" {
-		t.Fatalf("the daemon says %q, %v; its log:\n%s", message[:n], err, d.log.String())
+	manager, err := sandbox.StartReady(d.cmd)
+	if err != nil {
+		t.Fatalf("%v; its log:\n%s", err, d.log.String())
 	}
+	defer manager.Close()
+	t.Cleanup(func() { d.end(unix.SIGTERM) })
 	return d
 }
 

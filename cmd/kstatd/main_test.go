@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -119,27 +118,19 @@ func need(t *testing.T, flags ...string) {
 func start(t *testing.T, dir string, args ...string) *running {
 	t.Helper()
 	need(t, args...)
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@kstat-test-" + strconv.Itoa(os.Getpid())})
-	must(t, err)
-	defer notify.Close()
-
 	d := &running{t: t, dir: dir, cmd: command(append([]string{"--mount", dir}, args...)...), done: make(chan error, 1)}
-	d.cmd.Env = append(d.cmd.Env, "NOTIFY_SOCKET="+notify.LocalAddr().String())
 	d.cmd.Stderr = &d.log
-	must(t, d.cmd.Start())
+	manager, err := sandbox.StartReady(d.cmd)
+	if err != nil {
+		t.Fatalf("%v; its log:\n%s", err, d.log.String())
+	}
+	defer manager.Close()
 	go func() { d.done <- d.cmd.Wait() }()
 	t.Cleanup(func() {
 		if d.cmd.ProcessState == nil {
 			d.end(unix.SIGTERM)
 		}
 	})
-	must(t, notify.SetReadDeadline(time.Now().Add(30*time.Second)))
-	message := make([]byte, 100)
-	n, err := notify.Read(message)
-	must(t, err)
-	if string(message[:n]) != "READY=1" {
-		t.Fatalf("the daemon says %q; its log:\n%s", message[:n], d.log.String())
-	}
 	return d
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -19,7 +20,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"kstat/lab/sandbox"
 	"kstat/lab/traffic"
@@ -102,16 +102,11 @@ ipv6-icmp            58 ipv6              4             192
 type demo struct {
 	kstatd, engine, dir string
 	cmd                 *exec.Cmd
-	notify              *net.UnixConn // where the daemon says that it is ready
+	manager             io.Closer // is told of the end
 }
 
 // start starts the daemon and waits until it says that it is ready.
 func (d *demo) start() error {
-	var err error
-	d.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@kstat-demo"})
-	if err != nil {
-		return err
-	}
 	args := []string{"--mount", "mnt/kstat"}
 	if d.engine != "nfqueue" {
 		args = append(args, "--engine", d.engine)
@@ -120,17 +115,9 @@ func (d *demo) start() error {
 	args[1] = d.dir
 	d.cmd = sandbox.Command(d.kstatd, args...)
 	d.cmd.Stdout, d.cmd.Stderr = os.Stdout, os.Stderr
-	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=@kstat-demo")
-	if err := d.cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w; make build makes it", d.kstatd, err)
-	}
-	if err := d.notify.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := d.notify.Read(make([]byte, 64)); err != nil {
-		return fmt.Errorf("kstatd is not ready: %w", err)
-	}
-	return nil
+	var err error
+	d.manager, err = sandbox.StartReady(d.cmd)
+	return err
 }
 
 // stop ends the daemon, and looks whether the tree is gone.
@@ -150,11 +137,11 @@ func (d *demo) stop() error {
 	return nil
 }
 
-// kill ends a daemon that is still there because a step has failed, and stops
-// listening to it.
+// kill ends a daemon that is still there because a step has failed, and its
+// manager.
 func (d *demo) kill() {
-	if d.notify != nil {
-		defer d.notify.Close()
+	if d.manager != nil {
+		defer d.manager.Close()
 	}
 	if d.cmd != nil && d.cmd.ProcessState == nil && d.cmd.Process != nil {
 		_ = d.cmd.Process.Signal(syscall.SIGTERM)

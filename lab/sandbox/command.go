@@ -1,8 +1,13 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,4 +37,42 @@ func AsUser(cmd *exec.Cmd, uid uint32) *exec.Cmd {
 	}
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
 	return cmd
+}
+
+// readyLimit is how long a daemon may take to be ready, on a busy machine.
+const readyLimit = 30 * time.Second
+
+// StartReady starts a daemon, and returns when it has said READY=1, as it would
+// to a service manager (sd_notify(3)). Nobody hears what else it says; from when
+// manager is closed it is refused. After an error the daemon does not run.
+func StartReady(cmd *exec.Cmd) (manager io.Closer, err error) {
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel finds a name
+	if err != nil {
+		return nil, err
+	}
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, notify.Close())
+	}
+	if err := awaitReady(notify); err != nil {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		_ = cmd.Wait()
+		return nil, errors.Join(fmt.Errorf("%s: %w", cmd.Path, err), notify.Close())
+	}
+	return notify, nil
+}
+
+func awaitReady(notify *net.UnixConn) error {
+	if err := notify.SetReadDeadline(time.Now().Add(readyLimit)); err != nil {
+		return err
+	}
+	message := make([]byte, 100)
+	n, err := notify.Read(message)
+	switch {
+	case err != nil:
+		return fmt.Errorf("it does not say that it is ready: %w", err)
+	case string(message[:n]) != "READY=1":
+		return fmt.Errorf("it says %q, and not READY=1", message[:n])
+	}
+	return nil
 }

@@ -334,6 +334,42 @@ func TestCommandAsUser(t *testing.T) {
 	}
 }
 
+func TestStartReady(t *testing.T) {
+	for says, ready := range map[string]bool{"READY=1": true, "STOPPING=1": false} {
+		cmd := Command("/proc/self/exe", "-test.run=^TestRoleNotify$")
+		cmd.Env = append(os.Environ(), role+"="+says) // in this sandbox
+		manager, err := StartReady(cmd)
+		switch {
+		case (err == nil) != ready:
+			t.Errorf("after %s: %v", says, err)
+		case ready == (cmd.ProcessState != nil):
+			t.Errorf("after %s: %v", says, cmd.ProcessState)
+		case ready:
+			if err := errors.Join(manager.Close(), cmd.Process.Kill(), cmd.Wait()); err.Error() != "signal: killed" {
+				t.Error(err)
+			}
+		}
+	}
+	if _, err := StartReady(Command("/nowhere")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what does not exist: %v", err)
+	}
+}
+
+// TestRoleNotify says something to whoever has started it, and goes on.
+func TestRoleNotify(t *testing.T) {
+	if os.Getenv(role) == "" {
+		return
+	}
+	manager, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := manager.Write([]byte(os.Getenv(role))); err != nil {
+		t.Fatal(err)
+	}
+	select {}
+}
+
 func TestVethTwice(t *testing.T) {
 	Need(t, Namespaces)
 	t.Run("first", func(t *testing.T) {

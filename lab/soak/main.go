@@ -13,7 +13,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -191,11 +190,6 @@ type daemon struct {
 }
 
 func startDaemon(kstatd, dir string) (*daemon, error) {
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@kstat-soak"})
-	if err != nil {
-		return nil, err
-	}
-	defer notify.Close()
 	group, err := memoryGroup()
 	if err != nil {
 		return nil, err
@@ -203,16 +197,11 @@ func startDaemon(kstatd, dir string) (*daemon, error) {
 	// The shell joins the group, so that everything the daemon ever has is charged to it.
 	cmd := sandbox.Command("/bin/sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group, kstatd, "--mount", dir, "--start")
 	cmd.Stderr = os.Stderr
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=@kstat-soak")
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w; make build makes it", kstatd, err)
-	}
-	if err := notify.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	manager, err := sandbox.StartReady(cmd)
+	if err != nil {
 		return nil, err
 	}
-	if _, err := notify.Read(make([]byte, 64)); err != nil {
-		return nil, fmt.Errorf("kstatd is not ready: %w", err)
-	}
+	defer manager.Close()
 	d := &daemon{dir: dir, group: group, signal: cmd.Process.Signal, wait: cmd.Wait, pids: []int{cmd.Process.Pid}}
 	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
 	if err != nil {
