@@ -74,6 +74,12 @@ func parseName[T ~int](what string, names []string, name string) (T, error) {
 // A burst that is longer passes uncounted.
 const DefaultQueueLen = 8192
 
+// MaxQueues is how many queues there may be. Each is for a CPU, and takes a
+// thread, a descriptor and 50 kB. google/nftables cannot use descriptors from
+// 1024 on, the service may have 256 threads, and a hundred readers take what
+// the table's mutex gives (docs/performance.md).
+const MaxQueues = 128
+
 // MaxQueueLen is the longest queue that is accepted; its packets would take a
 // gigabyte of kernel memory.
 const MaxQueueLen = 1 << 20
@@ -121,8 +127,8 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = slog.Default()
 	}
 	switch {
-	case c.Queues < 0 || c.Queues > 1<<16-1:
-		return c, fmt.Errorf("%d queues: there can be 1 to 65535", c.Queues)
+	case c.Queues < 0 || c.Queues > MaxQueues:
+		return c, fmt.Errorf("%d queues: there can be 1 to %d", c.Queues, MaxQueues)
 	case int(c.Queue)+c.Queues > 1<<16:
 		return c, fmt.Errorf("%d queues from number %d on end behind 65535, the last one", c.Queues, c.Queue)
 	case c.QueueLen > MaxQueueLen:

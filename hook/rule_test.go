@@ -153,14 +153,17 @@ func TestConfig(t *testing.T) {
 	for name, c := range map[string]Config{
 		"queues behind the last": {Queue: 65535, Queues: 2},
 		"negative queues":        {Queues: -1},
+		"too many queues":        {Queues: MaxQueues + 1},
 		"queue too long":         {QueueLen: MaxQueueLen + 1},
 	} {
 		if _, err := c.withDefaults(); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := (Config{Queue: 65535}).withDefaults(); err != nil {
-		t.Errorf("the last queue: %v", err)
+	for _, c := range []Config{{Queue: 65535}, {Queue: 65536 - MaxQueues, Queues: MaxQueues}} {
+		if _, err := c.withDefaults(); err != nil {
+			t.Errorf("the last queues: %v", err)
+		}
 	}
 	for _, name := range pointNames {
 		if p, err := ParsePoint(name); err != nil || p.String() != name {

@@ -77,9 +77,10 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		if status.Queues != nil {
 			count(c.queueDropped, status.Dropped)
 		}
-		for _, q := range summed(status.Queues) {
-			gauge(c.queuePackets, float64(q.waiting), q.label)
-			gauge(c.queueCapacity, float64(q.capacity), q.label)
+		for _, q := range status.Queues {
+			number := strconv.Itoa(int(q.Number))
+			gauge(c.queuePackets, float64(q.Waiting), number)
+			gauge(c.queueCapacity, float64(q.Capacity), number)
 		}
 	}
 
@@ -101,33 +102,6 @@ func truth(is bool) float64 {
 		return 1
 	}
 	return 0
-}
-
-// mostQueues is how many queues have series of their own. There is one per CPU
-// where somebody has thought about it.
-const mostQueues = 256
-
-// queueFigures are what is shown of a queue.
-type queueFigures struct {
-	label             string
-	waiting, capacity uint64
-}
-
-// summed returns the figures of each queue, or of all together, as queue "all",
-// if there are too many.
-func summed(queues []Queue) (shown []queueFigures) {
-	all := queueFigures{label: "all"}
-	for _, q := range queues {
-		all.waiting += uint64(q.Waiting)
-		all.capacity += uint64(q.Capacity)
-		if len(queues) <= mostQueues {
-			shown = append(shown, queueFigures{strconv.Itoa(int(q.Number)), uint64(q.Waiting), uint64(q.Capacity)})
-		}
-	}
-	if len(queues) > mostQueues {
-		shown = []queueFigures{all}
-	}
-	return shown
 }
 
 // common are the classes that have series from the beginning.

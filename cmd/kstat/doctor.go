@@ -34,12 +34,12 @@ func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		return err
 	})
 	flags.Func("queues", "and at `N` from that number on (default 1)", func(s string) error {
-		n, err := parseUint(s, 1, 65535)
+		n, err := parseUint(s, 1, doctor.MaxQueues)
 		config.Queues = int(n)
 		return err
 	})
 	flags.Func("queue-len", "think of queues of `N` packets (default as kstatd's)", func(s string) error {
-		n, err := parseUint(s, 1, 1<<20)
+		n, err := parseUint(s, 1, doctor.MaxQueueLen)
 		config.QueueLen = uint32(n)
 		return err
 	})

@@ -42,6 +42,7 @@ func TestDoctorUsage(t *testing.T) {
 		{[]string{"gout"}, `no feature "gout": take one of nfqueue, bpf, fuse, run, run-root, metrics, service`},
 		{[]string{"nfqueue", "--queue", "65536"}, "take a number from 0 to 65535"},
 		{[]string{"--queue", "65535", "--queues", "2"}, "--queues 2 from --queue 65535 on ends behind 65535"},
+		{[]string{"--queues", "129"}, "take a number from 1 to 128"},
 		{[]string{"--queue-len", "0"}, "take a number from 1 to 1048576"},
 		{[]string{"--limit", "0s"}, "take a duration, like 10s"},
 		{[]string{"--wrong"}, "flag provided but not defined"},

@@ -428,7 +428,7 @@ func TestStartUpFails(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{"--queue", "65536"}, {"--queue", "-1"}, {"--queue", "x"}, {"--queues", "0"}, {"--queues", "65536"}, {"--queue", "65535", "--queues", "2"},
+		{"--queue", "65536"}, {"--queue", "-1"}, {"--queue", "x"}, {"--queues", "0"}, {"--queues", "129"}, {"--queue", "65535", "--queues", "2"},
 		{"--queue-len", "0"}, {"--queue-len", "9999999"}, {"--counter", "0"}, {"--counter", "4294967296"}, {"--hook", "ingress"},
 		{"--family", "arp"}, {"--mount", ""}, {"--mount"}, {"--no-such-flag"}, {"argument"}, {"--start=perhaps"},
 		{"--manual", "kstatd.9"}, {"--completion", "tcsh"},

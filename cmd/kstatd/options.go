@@ -51,7 +51,7 @@ func declareFlags() *options {
 	f.Func("queue", "use NFQUEUE number `N`, 0 to 65535 (default 0)",
 		into(&o.hook.Queue, number[uint16](0, 65535)))
 	f.Func("queues", "fan out over `N` queues from that number on, one per CPU in turn (default 1)",
-		into(&o.hook.Queues, number[int](1, 65535)))
+		into(&o.hook.Queues, number[int](1, hook.MaxQueues)))
 	f.Func("queue-len", fmt.Sprintf("let each queue hold `N` packets; what comes on top passes uncounted (default %d)", hook.DefaultQueueLen),
 		into(&o.hook.QueueLen, number[uint32](1, hook.MaxQueueLen)))
 	f.Func("counter", fmt.Sprintf("publish after every `N` packets (default %d)", stats.DefaultCounter),

@@ -12,6 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kstat/fs"
+	"kstat/hook"
+)
+
+// What kstatd takes at most.
+const (
+	MaxQueues   = hook.MaxQueues
+	MaxQueueLen = hook.MaxQueueLen
 )
 
 // Config says what is to be examined: the flags that kstatd would be given.
