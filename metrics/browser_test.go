@@ -9,9 +9,12 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -55,6 +58,7 @@ func TestBrowser(t *testing.T) {
 		"ReadOnly":      testReadOnly,
 		"Keyboard":      testKeyboard,
 		"Accessibility": testAccessibility,
+		"Rebinding":     testRebinding,
 	} {
 		t.Run(name, func(t *testing.T) {
 			tab, err := b.Tab()
@@ -610,4 +614,22 @@ func hide(t *testing.T, tab *chromium.Tab, hidden bool) {
 		return browser.SetWindowBounds(window, &browser.Bounds{WindowState: state}).Do(ctx)
 	}))
 	await(t, tab, `document.hidden === %t`, hidden)
+}
+
+// testRebinding has a page of a name of its own that points to 127.0.0.1, as
+// that of a web site can begin to.
+func testRebinding(t *testing.T, tab *chromium.Tab) {
+	figures := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("figures")) })
+	at := httptest.NewServer(byOwnName(figures))
+	defer at.Close()
+	_, port, err := net.SplitHostPort(at.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"localhost": "200 figures", "evil.example": `421 "evil.example" may be another host's name`} {
+		do(t, tab, chromedp.Navigate("http://"+net.JoinHostPort(name, port)))
+		text := eval[string](t, tab, `performance.getEntriesByType("navigation")[0].responseStatus + " " + document.body.innerText`)
+		text, _, _ = strings.Cut(text, ":")
+		is(t, "what "+name+" shows", text, want)
+	}
 }

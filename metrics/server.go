@@ -113,7 +113,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/stats.json", reading(atMost(maxScrapes, http.HandlerFunc(s.document))))
 	mux.Handle("/events", page) // which has a limit of its own
 	mux.Handle("/", atMost(maxOthers, page))
-	return secured(mux)
+	return secured(byOwnName(mux))
 }
 
 // secured adds the headers that every answer has.

@@ -68,6 +68,7 @@ func Start() (_ *Browser, err error) {
 		chromedp.NoSandbox,
 		chromedp.DisableGPU,
 		chromedp.NoFirstRun,
+		chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1"), // nobody is asked
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
