@@ -13,7 +13,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -67,15 +66,13 @@ func take(ctx context.Context, kstatd, folder string, length time.Duration) (err
 	daemon := sandbox.Command(kstatd, "--mount", filepath.Join(base, "kstat"), "--start", "--exclude-loopback",
 		"--listen", address, "--token-file", tokenFile)
 	daemon.Stderr = os.Stderr
-	if err := daemon.Start(); err != nil {
-		return fmt.Errorf("start %s: %w; make build makes it", kstatd, err)
-	}
-	defer func() {
-		err = errors.Join(err, daemon.Process.Signal(syscall.SIGTERM), daemon.Wait())
-	}()
-	if err := ready(); err != nil {
+	manager, err := sandbox.StartReady(daemon)
+	if err != nil {
 		return err
 	}
+	defer func() {
+		err = errors.Join(err, daemon.Process.Signal(syscall.SIGTERM), daemon.Wait(), manager.Close())
+	}()
 
 	b, err := browser.Start()
 	if err != nil {
@@ -125,18 +122,6 @@ func take(ctx context.Context, kstatd, folder string, length time.Duration) (err
 		}
 	}
 	return nil
-}
-
-// ready waits until kstatd answers.
-func ready() error {
-	var err error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		var r *http.Response
-		if r, err = http.Get("http://" + address + "/"); err == nil {
-			return r.Body.Close()
-		}
-	}
-	return fmt.Errorf("kstatd does not answer: %w", err)
 }
 
 // kinds is what leaves through the cable.
