@@ -571,7 +571,8 @@ func TestFaultDevicesComeAndGo(t *testing.T) {
 		if doc.Live.Packets+doc.Uncounted != sent || doc.Restarts != 0 {
 			t.Errorf("%d packets sent, %d counted, %d uncounted, %d restarts; the log:\n%s", sent, doc.Live.Packets, doc.Uncounted, doc.Restarts, d.log.String())
 		}
-		await(t, "as few descriptors as before", 5*time.Second, func() bool { return open() <= before }) // some are open for a moment
+		// Some are open for a moment, and the readers of bpf's rings, three each, may have come after the start.
+		await(t, "no descriptor more for each device", 5*time.Second, func() bool { return open() < before+n })
 		t.Logf("%d devices came and went, %d packets", n, sent)
 	})
 }
