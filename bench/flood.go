@@ -126,7 +126,7 @@ func (l *lab) lossless(ctx context.Context, c consumer, full flood) (float64, er
 // packets is the row of packets per second through a queue, and of what they cost whoever consumes them.
 func packets(ctx context.Context, l *lab) []line {
 	const counted, noLoss, share, cpu = "counted", "lossless", "uncounted", "cpu"
-	peers := []string{none, floor, stock, kstatd, twoQueues}
+	peers := []string{none, floor, floorOf8, stock, kstatd, twoQueues}
 	t := l.rounds(ctx, "packets", l.numRounds, l.peerSubjects(func(ctx context.Context, c consumer) (sample, error) {
 		full, err := l.flood(ctx, c, l.flooding, fullSpeed)
 		if err != nil {
@@ -147,6 +147,7 @@ func packets(ctx context.Context, l *lab) []line {
 		t.ratio(kstatd, stock, noLoss, rate, atLeast(4)),
 		t.ratio(kstatd, floor, cpu, allCPU, nil),
 		t.ratio(twoQueues, floor, noLoss, rate, nil),
+		t.ratio(floorOf8, floor, noLoss, rate, nil),
 		t.ratio(floor, stock, noLoss, rate, nil),
 		t.ratio(floor, none, noLoss, rate, nil),
 		t.ratio(kstatd, none, noLoss, rate, nil),

@@ -12,6 +12,7 @@ import (
 const (
 	none      = "none"
 	floor     = "C floor"
+	floorOf8  = "C floor, eight packets a verdict" // as kstatd does
 	stock     = "go-nfqueue as it comes"
 	kstatd    = "kstatd nfqueue"
 	twoQueues = "kstatd nfqueue --queues 2"
@@ -83,6 +84,8 @@ func (l *lab) startPeer(ctx context.Context, peer string) (consumer, error) {
 		return l.startBpftrace(ctx, peer)
 	case floor:
 		return l.startFloor(ctx, copyRange, batchOfFloor)
+	case floorOf8:
+		return l.startFloor(ctx, copyRange, batchOfFloor, "8")
 	case stock:
 		return l.startPlain(ctx, l.tools.path("stock"), copyRange)
 	case kstatd:
@@ -114,8 +117,8 @@ type plain struct {
 
 const batchOfFloor = 64 // packets a receive
 
-func (l *lab) startFloor(ctx context.Context, copyRange, batch int) (consumer, error) {
-	return l.startPlain(ctx, l.tools.path("floor"), copyRange, strconv.Itoa(batch))
+func (l *lab) startFloor(ctx context.Context, copyRange, batch int, verdict ...string) (consumer, error) {
+	return l.startPlain(ctx, l.tools.path("floor"), copyRange, append([]string{strconv.Itoa(batch)}, verdict...)...)
 }
 
 func (l *lab) startPlain(ctx context.Context, path string, copyRange int, more ...string) (consumer, error) {

@@ -46,7 +46,7 @@ func (l *lab) streamOver(ctx context.Context, what string, goal *target, where .
 
 	lines := []line{
 		t.ratio(kstatd, none, speed, what, goal),
-		t.ratio(kstatdBPF, none, speed, what, nil),
+		t.ratio(kstatdBPF, none, speed, what, atLeast(0.97)),
 		t.ratio(floor, none, speed, what, nil),
 		t.ratio(kstatd, floor, speed, what, nil),
 	}

@@ -1,9 +1,10 @@
 /*
- * floor - the fastest plain NFQUEUE consumer we know how to write, as the yardstick for kstatd.
+ * floor - a plain NFQUEUE consumer that does as little as one can, as the yardstick for kstatd.
  *
- *   floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER [BATCH]
+ *   floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER [BATCH [VERDICT]]
  *
- * Raw netlink, one thread, one blocking socket: recvmmsg of up to 64 messages (or BATCH), one NFQNL_MSG_VERDICT_BATCH per receive.
+ * Raw netlink, one thread, one blocking socket: recvmmsg of up to 64 messages (or BATCH), one NFQNL_MSG_VERDICT_BATCH per receive,
+ * or per VERDICT packets of it, all in one send: the kernel holds the queue's lock while it takes out what a verdict is for.
  * It looks at the protocol byte (no IPv6 extension headers) and adds one to an array: no library could do less.
  *
  * Prints "ready" when the queue is configured and "counted N tcp N udp N errors N" on SIGUSR1 and at the end (SIGTERM).
@@ -49,6 +50,14 @@ struct request {
 	struct nlmsghdr nlh;
 	struct nfgenmsg nfg;
 	char attrs[64];
+};
+
+/* verdict is a whole request, as they lie in a row in one send. */
+struct verdict {
+	struct nlmsghdr nlh;
+	struct nfgenmsg nfg;
+	struct nlattr attr;
+	struct nfqnl_msg_verdict_hdr accept;
 };
 
 static void begin(struct request *r, int type, int flags, uint16_t queue)
@@ -153,13 +162,14 @@ int main(int argc, char **argv)
 	static char slots[BATCH][SLOT];
 	static struct iovec iov[BATCH];
 	static struct mmsghdr msgs[BATCH];
-	struct nfqnl_msg_verdict_hdr accept = { .verdict = htonl(NF_ACCEPT) };
-	struct sigaction act = { .sa_handler = on_signal }; /* no SA_RESTART: a signal ends the receive */
+	const struct nfqnl_msg_verdict_hdr accept = { .verdict = htonl(NF_ACCEPT) };
 	struct request verdict;
-	int fd, batch = argc == 6 ? atoi(argv[5]) : BATCH;
+	struct sigaction act = { .sa_handler = on_signal }; /* no SA_RESTART: a signal ends the receive */
+	static struct verdict verdicts[BATCH];
+	int fd, batch = argc > 5 ? atoi(argv[5]) : BATCH, each = argc > 6 ? atoi(argv[6]) : BATCH;
 
-	if (argc < 5 || argc > 6 || batch < 1 || batch > BATCH) {
-		fprintf(stderr, "usage: floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER [BATCH]\n");
+	if (argc < 5 || argc > 7 || batch < 1 || batch > BATCH || each < 1) {
+		fprintf(stderr, "usage: floor QUEUE QUEUE_LEN COPY_RANGE RECEIVE_BUFFER [BATCH [VERDICT]]\n");
 		return 2;
 	}
 	sigaction(SIGTERM, &act, NULL);
@@ -169,6 +179,10 @@ int main(int argc, char **argv)
 		iov[i] = (struct iovec){ slots[i], SLOT };
 		msgs[i].msg_hdr = (struct msghdr){ .msg_iov = &iov[i], .msg_iovlen = 1 };
 	}
+	begin(&verdict, NFQNL_MSG_VERDICT_BATCH, 0, atoi(argv[1]));
+	put(&verdict, NFQA_VERDICT_HDR, &accept, sizeof(accept));
+	for (int i = 0; i < BATCH; i++)
+		memcpy(&verdicts[i], &verdict, sizeof(verdicts[i]));
 	printf("ready\n");
 	fflush(stdout);
 
@@ -184,8 +198,7 @@ int main(int argc, char **argv)
 
 			for (struct nlmsghdr *h = (void *)slots[i]; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
 				if (h->nlmsg_type == (NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_PACKET)) {
-					accept.id = packet(h);
-					seen = 1;
+					verdicts[seen++ / each].accept.id = packet(h);
 				} else {
 					errors++; /* a refused verdict */
 				}
@@ -193,9 +206,7 @@ int main(int argc, char **argv)
 		}
 		if (!seen)
 			continue;
-		begin(&verdict, NFQNL_MSG_VERDICT_BATCH, 0, atoi(argv[1]));
-		put(&verdict, NFQA_VERDICT_HDR, &accept, sizeof(accept));
-		if (send(fd, &verdict, verdict.nlh.nlmsg_len, 0) < 0)
+		if (send(fd, verdicts, (seen + each - 1) / each * sizeof(verdicts[0]), 0) < 0)
 			die("send verdict");
 	}
 	line();
