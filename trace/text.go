@@ -6,9 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
-
 	"kstat/stats"
 	"kstat/trace/header"
 )
@@ -25,28 +22,10 @@ type text struct {
 
 	second int64  // that stamp shows
 	stamp  []byte // hh:mm:ss
-
-	tcp     layers.TCP
-	udp     layers.UDP
-	icmp    layers.ICMPv4
-	icmp6   layers.ICMPv6
-	echo6   layers.ICMPv6Echo
-	decoded []gopacket.LayerType
-	parsers map[int]*gopacket.DecodingLayerParser // by protocol
 }
 
 func newText(names *stats.Names) *text {
-	t := &text{names: names, devices: make(devices), second: -1}
-	t.parsers = map[int]*gopacket.DecodingLayerParser{
-		header.TCP:    gopacket.NewDecodingLayerParser(layers.LayerTypeTCP, &t.tcp),
-		header.UDP:    gopacket.NewDecodingLayerParser(layers.LayerTypeUDP, &t.udp),
-		header.ICMP:   gopacket.NewDecodingLayerParser(layers.LayerTypeICMPv4, &t.icmp),
-		header.ICMPv6: gopacket.NewDecodingLayerParser(layers.LayerTypeICMPv6, &t.icmp6, &t.echo6),
-	}
-	for _, p := range t.parsers {
-		p.IgnoreUnsupported = true
-	}
-	return t
+	return &text{names: names, devices: make(devices), second: -1}
 }
 
 func (*text) begin(buffer []byte) []byte { return buffer }
@@ -105,47 +84,45 @@ func (t *text) network(b []byte, s *stats.Sighting) []byte {
 	length := max(0, int(s.Bytes)-h.Offset)
 	switch {
 	case h.Protocol < 0:
-		return fmt.Appendf(b, "%s [%s], length %d", t.names.Name(stats.Other), unread(s), length)
+		return ending(append(b, t.names.Name(stats.Other)...), false, s, length)
 	case h.Fragment > 0:
 		return fmt.Appendf(b, "%s, fragment at %d, length %d", t.name(h.Protocol), h.Fragment, length)
-	case t.parsers[h.Protocol] == nil:
-		return fmt.Appendf(b, "%s, length %d", t.name(h.Protocol), length)
 	}
-	_ = t.parsers[h.Protocol].DecodeLayers(s.Head[h.Offset:], &t.decoded) // what could be read is enough
-	if len(t.decoded) == 0 {
-		return fmt.Appendf(b, "%s [%s], length %d", t.name(h.Protocol), unread(s), length)
-	}
+	upper := s.Head[h.Offset:]
 	switch h.Protocol {
 	case header.TCP:
-		return t.segment(b, length)
+		if tcp, ok := header.ParseTCP(upper); ok {
+			return segment(b, &tcp, length)
+		}
 	case header.UDP:
-		if stated := int(t.udp.Length) - 8; stated >= 0 {
-			length = stated
-		} else {
-			length = max(0, length-8)
-		}
-		return number(b, "UDP, length ", uint32(length))
-	case header.ICMP:
-		kind := t.icmp.TypeCode.String()
-		switch t.icmp.TypeCode.Type() {
-		case layers.ICMPv4TypeEchoRequest:
-			kind = fmt.Sprintf("echo request, id %d, seq %d", t.icmp.Id, t.icmp.Seq)
-		case layers.ICMPv4TypeEchoReply:
-			kind = fmt.Sprintf("echo reply, id %d, seq %d", t.icmp.Id, t.icmp.Seq)
-		}
-		return fmt.Appendf(b, "ICMP %s, length %d", kind, length)
-	default:
-		kind := t.icmp6.TypeCode.String()
-		if len(t.decoded) > 1 {
-			switch t.icmp6.TypeCode.Type() {
-			case layers.ICMPv6TypeEchoRequest:
-				kind = fmt.Sprintf("echo request, id %d, seq %d", t.echo6.Identifier, t.echo6.SeqNumber)
-			case layers.ICMPv6TypeEchoReply:
-				kind = fmt.Sprintf("echo reply, id %d, seq %d", t.echo6.Identifier, t.echo6.SeqNumber)
+		if stated, ok := header.ParseUDP(upper); ok {
+			if stated == 0 {
+				stated = length
 			}
+			return number(b, "UDP, length ", uint32(max(0, stated-8)))
 		}
-		return fmt.Appendf(b, "ICMP6, %s, length %d", kind, length)
+	case header.ICMP:
+		if len(upper) >= 8 {
+			b, whole := icmp(append(b, "ICMP "...), upper)
+			return ending(b, whole, s, length)
+		}
+	case header.ICMPv6:
+		if len(upper) >= 4 {
+			b, whole := icmp6(append(b, "ICMP6, "...), upper)
+			return ending(b, whole, s, length)
+		}
+	default:
+		return ending(append(b, t.name(h.Protocol)...), true, s, length)
 	}
+	return ending(append(b, t.name(h.Protocol)...), false, s, length)
+}
+
+// ending appends how long something is, and if it is not whole, why.
+func ending(b []byte, whole bool, s *stats.Sighting, length int) []byte {
+	if !whole {
+		b = append(append(append(b, " ["...), unread(s)...), ']')
+	}
+	return number(b, ", length ", uint32(length))
 }
 
 // unread says why something cannot be read.
@@ -174,40 +151,32 @@ func (t *text) name(protocol int) string {
 	return name
 }
 
-// segment appends what tcpdump -S says of the TCP header. Length is that of the
+// segment appends what tcpdump -S says of a TCP header. Length is that of the
 // header and what follows.
-func (t *text) segment(b []byte, length int) []byte {
-	tcp := &t.tcp
+func segment(b []byte, tcp *header.Segment, length int) []byte {
 	b = append(b, "Flags ["...)
-	before := len(b)
-	for _, f := range [...]struct {
-		set    bool
-		letter byte
-	}{
-		{tcp.FIN, 'F'}, {tcp.SYN, 'S'}, {tcp.RST, 'R'}, {tcp.PSH, 'P'}, {tcp.ACK, '.'},
-		{tcp.URG, 'U'}, {tcp.ECE, 'E'}, {tcp.CWR, 'W'}, {tcp.NS, 'e'},
-	} {
-		if f.set {
-			b = append(b, f.letter)
+	for i, letter := range []byte("FSRP.UEWe") {
+		if tcp.Flags&(1<<i) != 0 {
+			b = append(b, letter)
 		}
 	}
-	if len(b) == before {
+	if tcp.Flags == 0 {
 		b = append(b, "none"...)
 	}
 	b = append(b, ']')
-	length = max(0, length-int(tcp.DataOffset)*4)
+	length = max(0, length-tcp.Size)
 	switch {
 	case length > 0:
 		b = number(b, ", seq ", tcp.Seq)
 		b = number(b, ":", tcp.Seq+uint32(length))
-	case tcp.SYN || tcp.FIN || tcp.RST:
+	case tcp.Flags&(header.SYN|header.FIN|header.RST) != 0:
 		b = number(b, ", seq ", tcp.Seq)
 	}
-	if tcp.ACK {
+	if tcp.Flags&header.ACK != 0 {
 		b = number(b, ", ack ", tcp.Ack)
 	}
 	b = number(b, ", win ", uint32(tcp.Window))
-	if tcp.URG {
+	if tcp.Flags&header.URG != 0 {
 		b = number(b, ", urg ", uint32(tcp.Urgent))
 	}
 	b = options(b, tcp.Options)

@@ -260,6 +260,57 @@ func TestLinesOfTheRest(t *testing.T) {
 	}
 }
 
+// TestMessagesCutOff: of a message that is not all there is said what can be.
+func TestMessagesCutOff(t *testing.T) {
+	about := func(between [2]netip.Addr) gopacket.Payload {
+		return build(t, between, &layers.UDP{SrcPort: 40000, DstPort: 40001})
+	}
+	of4 := func(kind, code uint8) []byte {
+		return build(t, four, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, code), Id: 2560, Seq: 1}, about(four))
+	}
+	of6 := func(kind, code uint8) []byte {
+		return build(t, six, &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, code)}, append(gopacket.Payload{0, 0, 5, 0}, about(six)...))
+	}
+	for _, c := range []struct {
+		message []byte
+		kept    int // behind the IP header
+		want    string
+	}{
+		{of4(3, 3), 7, "icmp [truncated]"},
+		{of4(8, 0), 8, "ICMP echo request, id 2560, seq 1"},
+		{of4(3, 3), 8, "ICMP destination unreachable, code 3 [truncated]"},
+		{of4(3, 3), 8 + 20 + 3, "ICMP destination unreachable, code 3 [truncated]"},
+		{of4(3, 3), 8 + 20 + 4, "ICMP 10.9.0.2 udp port 40001 unreachable"},
+		{of4(3, 1), 8 + 20, "ICMP host 10.9.0.2 unreachable"},
+		{of4(5, 1), 8 + 19, "ICMP redirect to 10.0.0.1, code 1 [truncated]"},
+		{of4(18, 0), 11, "ICMP address mask [truncated]"},
+		{of6(128, 0), 3, "ipv6-icmp [truncated]"},
+		{of6(128, 0), 4, "ICMP6, echo request [truncated]"},
+		{of6(128, 0), 8, "ICMP6, echo request, id 0, seq 1280"},
+		{of6(1, 4), 4, "ICMP6, destination unreachable, unreachable port [truncated]"},
+		{of6(1, 4), 8 + 40 + 3, "ICMP6, destination unreachable, unreachable port [truncated]"},
+		{of6(1, 4), 8 + 40 + 4, "ICMP6, destination unreachable, unreachable port, fd00:9::2 udp port 40001"},
+		{of6(1, 0), 8 + 39, "ICMP6, destination unreachable, unreachable route [truncated]"},
+		{of6(2, 0), 7, "ICMP6, packet too big [truncated]"},
+		{of6(3, 0), 8 + 39, "ICMP6, time exceeded in-transit [truncated]"},
+		{of6(4, 0), 7, "ICMP6, parameter problem [truncated]"},
+		{of6(135, 0), 23, "ICMP6, neighbor solicitation [truncated]"},
+		{of6(137, 0), 39, "ICMP6, redirect [truncated]"},
+		{of6(143, 0), 7, "ICMP6, multicast listener report v2 [truncated]"},
+	} {
+		s := seen(t, c.message)
+		s.Head = s.Head[:header.Parse(s.Head).Offset+c.kept]
+		line := string(show(t, (*Trace).Text, s))
+		_, got, _ := strings.Cut(line, "9.0.2: ")
+		if s.Class.Family() == stats.IPv6 {
+			_, got, _ = strings.Cut(line, ":9::2: ")
+		}
+		if want := fmt.Sprintf("%s, length %d\n", c.want, len(c.message)-header.Parse(s.Head).Offset); got != want {
+			t.Errorf("got %qwant %q", got, want)
+		}
+	}
+}
+
 // TestChains: behind all chains of extension headers there are, each packet is
 // shown as what it is counted as.
 func TestChains(t *testing.T) {
@@ -295,6 +346,78 @@ func TestTcpdump(t *testing.T) {
 			t.Errorf("we say\n%s\ntcpdump\n%s", our, theirs[i])
 		}
 	}
+}
+
+// messages are ICMP and ICMPv6 of all types, and all codes where they say much,
+// about packets of UDP, of TCP, and of ICMP.
+func messages(t testing.TB) (all [][]byte) {
+	for _, between := range [][2]netip.Addr{four, six} {
+		var about []gopacket.Payload
+		for _, upper := range []gopacket.SerializableLayer{
+			&layers.UDP{SrcPort: 40000, DstPort: 40001}, &layers.TCP{SrcPort: 40000, DstPort: 40001, SYN: true}, &layers.ICMPv4{Id: 258, Seq: 772},
+		} {
+			about = append(about, build(t, between, upper, gopacket.Payload("16 bytes of data")))
+		}
+		for kind := range uint8(255) {
+			codes, packets := uint8(2), about[:1]
+			if kind < 13 {
+				codes = 18
+			}
+			switch {
+			case between == four && kind == 3: // who is unreachable
+				packets = about
+			case between == six && kind == 1: // likewise; tcpdump has no words for the others
+				codes, packets = 5, about[:2]
+			}
+			for code := range codes {
+				for _, packet := range packets {
+					if between == six {
+						head := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, code)}
+						all = append(all, build(t, six, head, append(gopacket.Payload{0, 0, 5, 0}, packet...)))
+						continue
+					}
+					head := &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, code), Id: 2560, Seq: uint16(code % 3 * 100)}
+					all = append(all, build(t, four, head, packet))
+				}
+			}
+		}
+	}
+	return all
+}
+
+// TestTcpdumpMessages: what hosts tell each other by ICMP and ICMPv6 is told in
+// tcpdump's words.
+func TestTcpdumpMessages(t *testing.T) {
+	var shown []stats.Sighting
+	for _, m := range messages(t) {
+		shown = append(shown, seen(t, m))
+	}
+	ours := strings.Split(strings.TrimSuffix(string(show(t, (*Trace).Text, shown...)), "\n"), "\n")
+	var theirs []string
+	for _, line := range sandbox.Through(t, show(t, (*Trace).Pcapng, shown...), "tcpdump", "-n", "-S", "-r", "-") {
+		if line != "" && line[0] != '\t' { // it shows the bytes of what it does not know
+			theirs = append(theirs, strings.ReplaceAll(line, ",  ", ", "))
+		}
+	}
+	if len(theirs) != len(ours) {
+		t.Fatalf("%d packets, %d of tcpdump's:\n%s", len(ours), len(theirs), strings.Join(theirs, "\n"))
+	}
+	for i, our := range ours {
+		said := our
+		if h := header.Parse(shown[i].Head); slices.Contains(shorter[h.Protocol], shown[i].Head[h.Offset]) {
+			said, _, _ = strings.Cut(our, ", length ")
+			theirs[i] = theirs[i][:min(len(said), len(theirs[i]))]
+		}
+		if said != theirs[i] {
+			t.Errorf("we say\n%s\ntcpdump\n%s", our, theirs[i])
+		}
+	}
+}
+
+// shorter are the types of messages of which tcpdump says more, by protocol.
+var shorter = map[int][]byte{
+	header.ICMP:   {9, 14},
+	header.ICMPv6: {130, 131, 132, 138, 139, 140, 144, 146, 155},
 }
 
 // TestTshark: time to the nanosecond, device, direction, lengths and how many
@@ -472,10 +595,52 @@ func TestAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzForms: whatever is seen becomes one line, and one block.
+// beginning is words that a message's line has to have, by gopacket.
+func beginning(s *stats.Sighting) string {
+	h := header.Parse(s.Head)
+	if h.Protocol < 0 || h.Fragment > 0 || (h.Version == 6) != (s.Class.Family() == stats.IPv6) {
+		return ""
+	}
+	upper := s.Head[h.Offset:]
+	switch h.Protocol {
+	case header.ICMP:
+		var m layers.ICMPv4
+		switch err := m.DecodeFromBytes(upper, gopacket.NilDecodeFeedback); {
+		case err != nil:
+			return ": icmp ["
+		case m.TypeCode.Type() == layers.ICMPv4TypeEchoRequest:
+			return fmt.Sprintf(": ICMP echo request, id %d, seq %d, length ", m.Id, m.Seq)
+		case m.TypeCode.Type() == layers.ICMPv4TypeEchoReply:
+			return fmt.Sprintf(": ICMP echo reply, id %d, seq %d, length ", m.Id, m.Seq)
+		}
+		return ": ICMP "
+	case header.ICMPv6:
+		var m layers.ICMPv6
+		var echo layers.ICMPv6Echo
+		err := m.DecodeFromBytes(upper, gopacket.NilDecodeFeedback)
+		if err != nil {
+			return ": ipv6-icmp ["
+		}
+		whole := echo.DecodeFromBytes(m.Payload, gopacket.NilDecodeFeedback) == nil
+		switch kind := m.TypeCode.Type(); {
+		case kind == layers.ICMPv6TypeEchoRequest && whole:
+			return fmt.Sprintf(": ICMP6, echo request, id %d, seq %d, length ", echo.Identifier, echo.SeqNumber)
+		case kind == layers.ICMPv6TypeEchoReply && whole:
+			return fmt.Sprintf(": ICMP6, echo reply, id %d, seq %d, length ", echo.Identifier, echo.SeqNumber)
+		}
+		return ": ICMP6, "
+	}
+	return ""
+}
+
+// FuzzForms: whatever is seen becomes one line, and one block; messages are what
+// gopacket reads in them.
 func FuzzForms(f *testing.F) {
 	for _, c := range cases(f) {
 		f.Add(c.packet[:min(len(c.packet), Captured)], uint32(len(c.packet)), uint16(0))
+	}
+	for i, m := range messages(f) {
+		f.Add(m[:min(len(m)-i%16, Captured)], uint32(len(m)), uint16(seen(f, m).Class))
 	}
 	for _, c := range packets.IPv6Cases(six[0], six[1]) {
 		f.Add(c.Packet[:min(len(c.Packet), Captured)], uint32(len(c.Packet)), uint16(1))
@@ -492,6 +657,9 @@ func FuzzForms(f *testing.F) {
 		line := lines.packet(nil, &s)
 		if len(line) > mostOfOne || bytes.Count(line, []byte("\n")) != 1 || line[len(line)-1] != '\n' || bytes.ContainsFunc(line[:len(line)-1], func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Errorf("%q", line)
+		}
+		if want := beginning(&s); !bytes.Contains(line, []byte(want)) {
+			t.Errorf("%q, want %q", line, want)
 		}
 		buffer = form.packet(buffer[:0], &s)
 		if size := int(binary.LittleEndian.Uint32(buffer[4:])); size != len(buffer) || size > mostOfOne {

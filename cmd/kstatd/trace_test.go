@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -147,6 +148,20 @@ func TestTrace(t *testing.T) {
 		compare(t, lines, stream.all())
 		nothingLeft(t, dir)
 	})
+}
+
+// TestNoGopacket: nothing of gopacket is linked. Its tables would cost each
+// process 6 MiB and 3 ms, whether anybody traces or not.
+func TestNoGopacket(t *testing.T) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || len(info.Deps) == 0 {
+		t.Fatal("no modules are known of this program")
+	}
+	for _, module := range info.Deps { // of the test, and so of the daemon
+		if strings.Contains(module.Path, "gopacket") {
+			t.Error(module.Path, "is linked")
+		}
+	}
 }
 
 // compare holds lines to what tcpdump and tshark read in the stream.
