@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -339,6 +340,8 @@ func inheritPrograms(files []*os.File) Holding {
 // holdPrograms loads the programs, which takes CAP_BPF and CAP_PERFMON beside
 // CAP_NET_ADMIN, all of them in the first user namespace.
 func holdPrograms(c Config) (Holding, error) {
+	types := btf.NewCache()
+	go func() { _, _ = types.Kernel() }() // 10 ms; who needs them waits, and is told what is wrong
 	switch err := features.HaveProgramType(ebpf.Netfilter); {
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return nil, fmt.Errorf("this kernel has no BPF programs at netfilter hooks (Linux 6.4 has, with CONFIG_NETFILTER_BPF_LINK): "+
@@ -349,14 +352,15 @@ func holdPrograms(c Config) (Holding, error) {
 	case err != nil:
 		return nil, fmt.Errorf("BPF programs: %w", err)
 	}
-	h, err := loadPrograms(c)
+	h, err := loadPrograms(c, types)
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs: %w", err)
 	}
+	time.AfterFunc(time.Second, debug.FreeOSMemory) // of the types, when the start is over: 6 MiB
 	return h, nil
 }
 
-func loadPrograms(c Config) (_ *programs, err error) {
+func loadPrograms(c Config, types *btf.Cache) (_ *programs, err error) {
 	spec, err := loadCount()
 	if err != nil {
 		return nil, err
@@ -367,7 +371,7 @@ func loadPrograms(c Config) (_ *programs, err error) {
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := loadAtOnce(spec)
+	loaded, err := loadAtOnce(spec, types)
 	if err != nil {
 		return nil, err
 	}
@@ -401,15 +405,14 @@ func loadPrograms(c Config) (_ *programs, err error) {
 
 // loadAtOnce is ebpf.NewCollection, but that the kernel verifies the programs at
 // the same time: that is most of what a start takes.
-func loadAtOnce(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+func loadAtOnce(spec *ebpf.CollectionSpec, types *btf.Cache) (*ebpf.Collection, error) {
 	maps := spec.Copy()
 	maps.Programs = nil
 	all, err := ebpf.NewCollection(maps)
 	if err != nil {
 		return nil, err
 	}
-	cache := btf.NewCache() // the kernel's types, which take 10 ms to read
-	var mu sync.Mutex       // of all.Programs
+	var mu sync.Mutex // of all.Programs
 	var g errgroup.Group
 	for name, program := range spec.Programs {
 		one := &ebpf.CollectionSpec{
@@ -419,7 +422,12 @@ func loadAtOnce(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 			ByteOrder: spec.ByteOrder,
 		}
 		g.Go(func() error {
-			loaded, err := ebpf.NewCollectionWithOptions(one.Copy(), ebpf.CollectionOptions{MapReplacements: all.Maps, Cache: cache})
+			options := ebpf.CollectionOptions{MapReplacements: all.Maps, Cache: types}
+			if program.Type == ebpf.Netfilter {
+				// Else those of all modules are read as well; what packets are is in none.
+				options.Programs.KernelTypes, _ = types.Kernel()
+			}
+			loaded, err := ebpf.NewCollectionWithOptions(one.Copy(), options)
 			if err != nil {
 				return err
 			}
