@@ -35,6 +35,27 @@ type Tracer interface {
 	Pcapng() (Stream, error) // for trace.pcapng
 }
 
+// TracerOf returns a Tracer of what opens the two files.
+func TracerOf[S Stream](text, pcapng func() (S, error)) Tracer {
+	return tracer{streams(text), streams(pcapng)}
+}
+
+type tracer struct{ text, pcapng func() (Stream, error) }
+
+func (t tracer) Text() (Stream, error)   { return t.text() }
+func (t tracer) Pcapng() (Stream, error) { return t.pcapng() }
+
+// streams keeps one that is nil from becoming a Stream that is not.
+func streams[S Stream](open func() (S, error)) func() (Stream, error) {
+	return func() (Stream, error) {
+		s, err := open()
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+}
+
 // Tree is the figures as files. All fields must be set, but for Tracer: without
 // it the tree lacks the files that show packets.
 type Tree struct {

@@ -142,6 +142,33 @@ rm $lines
 `, "1 2 2\n2 4 4\n")
 }
 
+// A world has the traces, too, in the words of tcpdump, and rmmod ends them.
+func TestRunTrace(t *testing.T) {
+	sandbox.Need(t, sandbox.IPv6)
+	tcpdump := sandbox.Program(t, "tcpdump")
+	script(t, []string{"--start"}, `
+lines=$(mktemp) stream=$(mktemp)
+cat $KSTAT_MOUNT/trace_pipe >$lines & one=$!
+cat $KSTAT_MOUNT/trace.pcapng >$stream & two=$!
+until ls -l /proc/$one/fd | grep -q trace_pipe; do :; done
+until ls -l /proc/$two/fd | grep -q trace.pcapng; do :; done
+bash -c 'echo >/dev/tcp/127.0.0.1/9; echo >/dev/udp/127.0.0.1/9; echo >/dev/udp/::1/9' 2>/dev/null || :
+until [ $(wc -l <$lines) = 6 ]; do :; done
+rmmod kstat
+wait
+export LC_ALL=C
+sed -E 's/^[0-9:.]{15} //; s/\.[0-9]{2,}//; s/(seq|ack|win) [0-9]+/\1 N/g; s/options \[.*\]/options [...]/' $lines | sort
+`+tcpdump+` -nSr $stream 2>/dev/null | cmp - $lines
+rm $lines $stream
+`, `lo    Out IP 127.0.0.1 > 127.0.0.1.9: Flags [S], seq N, win N, options [...], length 0
+lo    Out IP 127.0.0.1 > 127.0.0.1.9: UDP, length 1
+lo    Out IP 127.0.0.1 > 127.0.0.1: ICMP 127.0.0.1 udp port 9 unreachable, length 37
+lo    Out IP 127.0.0.1.9 > 127.0.0.1: Flags [R.], seq N, ack N, win N, length 0
+lo    Out IP6 ::1 > ::1.9: UDP, length 1
+lo    Out IP6 ::1 > ::1: ICMP6, destination unreachable, unreachable port, ::1 udp port 9, length 57
+`)
+}
+
 // The module's files exist from insmod to rmmod, and are new each time.
 func TestRunModule(t *testing.T) {
 	needWorld(t)

@@ -95,7 +95,7 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 		Health:  engine.health,
 		PID:     pid,
 		Version: version.String(),
-		Tracer:  tracer{packets},
+		Tracer:  fs.TracerOf(packets.Text, packets.Pcapng),
 		Log:     log,
 	}
 	now := time.Now()
@@ -123,20 +123,6 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 	tell(drained)
 	server.Drain(time.Second)
 	return err
-}
-
-// tracer shows packets in the tree.
-type tracer struct{ trace *trace.Trace }
-
-func (t tracer) Text() (fs.Stream, error)   { return asStream(t.trace.Text()) }
-func (t tracer) Pcapng() (fs.Stream, error) { return asStream(t.trace.Pcapng()) }
-
-// asStream keeps a reader that is none from becoming a stream that is one.
-func asStream(r *trace.Reader, err error) (fs.Stream, error) {
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // engine is one whose start and stop outlive it.

@@ -19,6 +19,7 @@ import (
 	"kstat/hook"
 	"kstat/lab/mutant"
 	"kstat/stats"
+	"kstat/trace"
 )
 
 // module is the kernel module of a world, loaded or not.
@@ -36,6 +37,7 @@ type module struct {
 type instance struct {
 	engine *hook.NFQueue
 	table  *stats.Table
+	trace  *trace.Trace
 	queue  *hook.Reservation // in a network that others use, too
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the engine has
@@ -74,7 +76,8 @@ func (m *module) load(params string, log *slog.Logger) (_ *instance, err error) 
 			i.close()
 		}
 	}()
-	c := hook.Config{Point: m.config.Point, Log: log}
+	i.trace = trace.New(i.table, m.names)
+	c := hook.Config{Point: m.config.Point, Log: log, Tracer: i.trace}
 	if m.config.HostNet {
 		if i.queue, err = reserve(&c); err != nil {
 			log.Error("no queue is free", "err", err)
@@ -90,6 +93,7 @@ func (m *module) load(params string, log *slog.Logger) (_ *instance, err error) 
 		Health:  i.health,
 		PID:     os.Getpid(),
 		Version: m.config.Version,
+		Tracer:  fs.TracerOf(i.trace.Text, i.trace.Pcapng),
 	}
 	files, err := moduleFiles(m.config.Mutant, tree)
 	if err != nil {
@@ -118,6 +122,7 @@ func (i *instance) close() {
 		i.cancel()
 		<-i.ended
 		i.table.Finish() // for who waits in watch
+		i.trace.Finish() // and in the traces
 	case i.engine != nil:
 		_ = i.engine.Close() // it was never seen
 	}
