@@ -1,4 +1,5 @@
-// Package header reads the first bytes of a packet as far as its upper layer.
+// Package header reads the first bytes of a packet: the network layer, and the
+// headers of TCP and UDP.
 package header
 
 import (
