@@ -340,8 +340,6 @@ func inheritPrograms(files []*os.File) Holding {
 // holdPrograms loads the programs, which takes CAP_BPF and CAP_PERFMON beside
 // CAP_NET_ADMIN, all of them in the first user namespace.
 func holdPrograms(c Config) (Holding, error) {
-	types := btf.NewCache()
-	go func() { _, _ = types.Kernel() }() // 10 ms; who needs them waits, and is told what is wrong
 	switch err := features.HaveProgramType(ebpf.Netfilter); {
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return nil, fmt.Errorf("this kernel has no BPF programs at netfilter hooks (Linux 6.4 has, with CONFIG_NETFILTER_BPF_LINK): "+
@@ -352,7 +350,7 @@ func holdPrograms(c Config) (Holding, error) {
 	case err != nil:
 		return nil, fmt.Errorf("BPF programs: %w", err)
 	}
-	h, err := loadPrograms(c, types)
+	h, err := loadPrograms(c)
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs: %w", err)
 	}
@@ -360,7 +358,9 @@ func holdPrograms(c Config) (Holding, error) {
 	return h, nil
 }
 
-func loadPrograms(c Config, types *btf.Cache) (_ *programs, err error) {
+func loadPrograms(c Config) (_ *programs, err error) {
+	types := btf.NewCache()
+	go func() { _, _ = types.Kernel() }() // 10 ms; who needs them waits, and is told what is wrong
 	spec, err := loadCount()
 	if err != nil {
 		return nil, err
