@@ -423,9 +423,13 @@ func loadAtOnce(spec *ebpf.CollectionSpec, types *btf.Cache) (*ebpf.Collection, 
 		}
 		g.Go(func() error {
 			options := ebpf.CollectionOptions{MapReplacements: all.Maps, Cache: types}
-			if program.Type == ebpf.Netfilter {
-				// Else those of all modules are read as well; what packets are is in none.
-				options.Programs.KernelTypes, _ = types.Kernel()
+			if program.Type == ebpf.Netfilter { // the others look into no type of the kernel's
+				// Without those of modules: ours are none of theirs, and cilium/ebpf
+				// reads the kernel's through a module's behind no lock.
+				var err error
+				if options.Programs.KernelTypes, err = types.Kernel(); err != nil {
+					return err
+				}
 			}
 			loaded, err := ebpf.NewCollectionWithOptions(one.Copy(), options)
 			if err != nil {

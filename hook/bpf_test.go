@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"kstat/lab/sandbox"
@@ -492,6 +493,22 @@ func TestObjectsAreUpToDate(t *testing.T) {
 	}
 	if want := []string{"bpf/count.c", "count_bpfeb.go", "count_bpfeb.o", "count_bpfel.go", "count_bpfel.o"}; !slices.Equal(names, want) {
 		t.Errorf("bpf/SHA256SUMS has %q, want %q", names, want)
+	}
+}
+
+// TestKernelTypes: none but the programs that are given the kernel's types
+// (loadAtOnce) look into them. For others cilium/ebpf would read those of all
+// modules, behind no lock.
+func TestKernelTypes(t *testing.T) {
+	spec, err := loadCount()
+	must(t, err)
+	for name, program := range spec.Programs {
+		looks := slices.ContainsFunc(program.Instructions, func(i asm.Instruction) bool {
+			return btf.CORERelocationMetadata(&i) != nil || i.IsKfuncCall()
+		})
+		if given := program.Type == ebpf.Netfilter; looks != given {
+			t.Errorf("%s (%v): looks into types %v, is given them %v", name, program.Type, looks, given)
+		}
 	}
 }
 
