@@ -45,7 +45,7 @@
 //
 //	kernel ─▶ rule: counter, queue ─▶ NFQUEUE ─▶ recvmmsg ─▶ walk ─▶ Classify
 //	                                     ▲                              │
-//	                                     └── one verdict a batch ◀── stats.Add
+//	                                     └── verdicts, one send ◀─── stats.Add
 //
 // go-nfqueue binds, configures and unbinds the queue. Its packet reader gets
 // nothing to do: the netlink socket beneath it is our own (type socket), which
