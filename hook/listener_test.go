@@ -13,7 +13,7 @@ import (
 
 // TestTCPHolder: a holder is seen where listen(2) is refused, and nowhere else.
 func TestTCPHolder(t *testing.T) {
-	sandbox.Need(t, sandbox.Namespaces)
+	sandbox.Need(t, sandbox.Namespaces, sandbox.IPv6)
 	addresses := []struct{ network, host string }{
 		{"tcp4", "127.0.0.1"}, {"tcp4", "127.0.0.2"}, {"tcp4", "0.0.0.0"},
 		{"tcp6", "::1"}, {"tcp", "::"}, {"tcp", "::ffff:127.0.0.1"},
