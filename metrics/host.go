@@ -1,12 +1,14 @@
 package metrics
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -39,5 +41,23 @@ func ownName(name string) bool {
 		return true
 	}
 	host, err := os.Hostname()
-	return err == nil && strings.EqualFold(name, host)
+	return err == nil && (strings.EqualFold(name, host) || isAlias(name, strings.ToLower(host)))
+}
+
+// isAlias reports whether hosts(5) has a name in one line with this host's, as
+// Debian has "127.0.1.1 host.domain host": by the former it is reached over
+// loopback. Who blocks strangers' names there has other lines for them.
+func isAlias(name, host string) bool {
+	f, err := os.Open("/etc/hosts")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); { // it may have a hundred thousand
+		line, _, _ := strings.Cut(strings.ToLower(lines.Text()), "#")
+		if names := strings.Fields(line); slices.Contains(names, name) && slices.Contains(names, host) {
+			return true
+		}
+	}
+	return false
 }

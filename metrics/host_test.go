@@ -22,10 +22,14 @@ func TestNames(t *testing.T) {
 	peer, err := sandbox.NewPeer()
 	must(t, err)
 	defer peer.Close()
-	const host = "node.example"
+	const host, alias = "node.test", "node.example"
 	before, err := os.Hostname()
 	must(t, err, unix.Sethostname([]byte(host))) // of the sandbox
 	defer func() { must(t, unix.Sethostname([]byte(before))) }()
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	must(t, os.WriteFile(hosts, []byte("127.0.1.1\tNode.Example "+host+" # evil.example\n0.0.0.0 ads.example\n"), 0o644), // as Debian has it
+		unix.Mount(hosts, "/etc/hosts", "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount("/etc/hosts", unix.MNT_DETACH)) }()
 	ask := func(l net.Listener, name, path string) (status int, text string) {
 		t.Helper()
 		s := serveAt(t, sourceOf(stats.NewTable()), nil, l)
@@ -52,11 +56,11 @@ func TestNames(t *testing.T) {
 		must(t, err)
 		return l
 	}
-	strange := []string{"evil.example", "evil.example:9469", "EVIL.example.", "127.0.0.1.evil.example", "localhost.evil.example", "xn--lcalhost-x0a.example", host + ".evil.example"}
+	strange := []string{"evil.example", "evil.example:9469", "EVIL.example.", "127.0.0.1.evil.example", "localhost.evil.example", "xn--lcalhost-x0a.example", host + ".evil.example", alias + ".evil.example", "ads.example"}
 	for _, loopback := range []string{"127.0.0.1:0", "127.0.1.1:0", "[::1]:0", ":0"} {
 		for _, name := range []string{
 			"127.0.0.1", "127.0.0.1:9469", "[::1]", "[::1]:9469", "192.0.2.1:9469", "0.0.0.0", "localhost", "LocalHost:9469", "localhost.", "a.localhost:80",
-			"kstat", host, strings.ToUpper(host) + ":9469",
+			"kstat", host, strings.ToUpper(host) + ":9469", alias, alias + ".:9469",
 		} {
 			if status, text := ask(listen("tcp", loopback), name, "/metrics"); status != http.StatusOK {
 				t.Errorf("at %s, for %s: %d %s", loopback, name, status, text)
