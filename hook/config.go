@@ -75,9 +75,9 @@ func parseName[T ~int](what string, names []string, name string) (T, error) {
 const DefaultQueueLen = 8192
 
 // MaxQueues is how many queues there may be. Each is for a CPU, and takes a
-// thread, a descriptor and 50 kB. google/nftables cannot use descriptors from
-// 1024 on, the service may have 256 threads, and a hundred readers take what
-// the table's mutex gives (docs/performance.md).
+// thread, a descriptor and 80 kB. google/nftables cannot use descriptors from
+// 1024 on, the service may have 512 threads, Go's own among them, and a hundred
+// readers take what the table's mutex gives (docs/performance.md).
 const MaxQueues = 128
 
 // MaxQueueLen is the longest queue that is accepted; its packets would take a
