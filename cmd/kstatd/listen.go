@@ -203,7 +203,9 @@ func taken(a address) error {
 			ip = netip.IPv6Unspecified()
 		}
 		n, _ := strconv.ParseUint(port, 10, 16)
-		who, _ = hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n)))
+		if found, listens := hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n))); listens {
+			who = found
+		}
 	}
 	return fmt.Errorf("%s listens there: end it, or choose another address: %w", who, unix.EADDRINUSE)
 }

@@ -44,7 +44,8 @@ const readyLimit = 30 * time.Second
 
 // StartReady starts a daemon, and returns when it has said READY=1, as it would
 // to a service manager (sd_notify(3)). Nobody hears what else it says; from when
-// manager is closed it is refused. After an error the daemon does not run.
+// manager is closed it is refused. After an error, as when it ends instead, the
+// daemon does not run.
 func StartReady(cmd *exec.Cmd) (manager io.Closer, err error) {
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"}) // the kernel finds a name
 	if err != nil {
@@ -54,9 +55,15 @@ func StartReady(cmd *exec.Cmd) (manager io.Closer, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, notify.Close())
 	}
+	go func() { // it is left for the caller to wait for
+		_ = unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		_ = notify.SetReadDeadline(time.Now())
+	}()
 	if err := awaitReady(notify); err != nil {
 		_ = cmd.Process.Signal(unix.SIGTERM)
+		kill := time.AfterFunc(readyLimit, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
+		kill.Stop()
 		return nil, errors.Join(fmt.Errorf("%s: %w", cmd.Path, err), notify.Close())
 	}
 	return notify, nil
