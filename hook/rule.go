@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,7 +92,10 @@ func fallbackName(c Config) string { return fmt.Sprintf("%s-%d", tableName, c.Qu
 
 func (r *rule) add(c Config, table string) error {
 	var err error
-	for _, queue := range []expr.Any{queueExpr(c), queueTarget(c)} {
+	for i, queue := range []expr.Any{queueExpr(c), queueTarget(c), queueTarget(c)} {
+		if i == 2 && requestTarget() != nil {
+			break
+		}
 		if err = r.addWith(c, table, queue); !errors.Is(err, unix.ENOENT) {
 			break
 		}
@@ -232,6 +236,31 @@ func queueTarget(c Config) expr.Any {
 	binary.NativeEndian.PutUint16(info[2:], uint16(c.Queues))
 	binary.NativeEndian.PutUint16(info[4:], uint16(flags))
 	return &expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}
+}
+
+// requestTarget has the kernel load the target's module, if there is one. A
+// table of family inet does not: the module that nft_compat asks for there has
+// no name (xt_prefix in net/netfilter/x_tables.c). Asking which revisions there
+// are for IPv4 does, as iptables(8) asks. The kernel has loaded it when the
+// question is sent; the answer does not matter.
+func requestTarget() error {
+	question, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: unix.NFTA_COMPAT_NAME, Data: []byte("NFQUEUE\x00")},
+		{Type: unix.NFTA_COMPAT_REV, Data: []byte{0, 0, 0, 3}},
+		{Type: unix.NFTA_COMPAT_TYPE, Data: []byte{0, 0, 0, 1}}, // a target
+	})
+	if err != nil {
+		return err
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFT_COMPAT << 8, Flags: netlink.Request}, // NFNL_MSG_COMPAT_GET is 0
+		Data:   append([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, question...),                        // struct nfgenmsg
+	})
+	return errors.Join(err, conn.Close())
 }
 
 // Counters reads the counters of a kstatd's table, which anybody with

@@ -18,6 +18,7 @@ import (
 // expression, one without nft_compat, one where the table is somebody else's.
 type fakeKernel struct {
 	lacks  []string // names of expressions and targets that it does not have
+	loads  []string // names that it has when it has refused them once
 	taken  []string // tables that belong to somebody else
 	tables []string // tables of the transactions that it accepted
 	rule   []byte   // the rules of the last transaction, one behind the other
@@ -44,6 +45,12 @@ func (k *fakeKernel) dial(request []netlink.Message) ([]netlink.Message, error) 
 			k.rule = append(k.rule, m.Data...)
 			for _, name := range k.lacks {
 				if bytes.Contains(m.Data, []byte(name+"\x00")) {
+					return refuse(unix.ENOENT)
+				}
+			}
+			for i, name := range k.loads {
+				if bytes.Contains(m.Data, []byte(name+"\x00")) {
+					k.loads = slices.Delete(k.loads, i, i+1)
 					return refuse(unix.ENOENT)
 				}
 			}
@@ -124,6 +131,18 @@ func TestQueueTarget(t *testing.T) {
 	info := attributeOf(t, unix.NFTA_TARGET_INFO, 0x34, 0x12, 2, 0, 3, 0, 0, 0)
 	if !bytes.Contains(k.rule, []byte("NFQUEUE\x00")) || !bytes.Contains(k.rule, info) {
 		t.Errorf("the rule lacks the target: no %x in %x", info, k.rule)
+	}
+}
+
+// TestQueueTargetLoaded: the module of the target is there when it has been
+// asked for.
+func TestQueueTargetLoaded(t *testing.T) {
+	k := fakeKernel{lacks: []string{"queue"}, loads: []string{"NFQUEUE"}}
+	if err := k.add(t, Config{Point: Postrouting}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(k.rule, []byte("NFQUEUE\x00")) {
+		t.Errorf("the rule lacks the target: %x", k.rule)
 	}
 }
 
