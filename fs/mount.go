@@ -19,8 +19,13 @@ const (
 )
 
 // madeAttr marks a directory that was made to be a mount point, so that one
-// that is left by a killed daemon is removed by the next.
-const madeAttr = "user.kstatd.made"
+// that is left by a killed daemon is removed by the next. The other name is for
+// file systems that have no such attributes of users', as tmpfs before Linux
+// 6.6; it takes the host's CAP_SYS_ADMIN.
+const (
+	madeAttr      = "user.kstatd.made"
+	madeAttrRoots = "trusted.kstatd.made"
+)
 
 // MountPoint is a directory that belongs to this process, to mount trees on.
 // Its methods are for one goroutine.
@@ -207,7 +212,9 @@ func (m *MountPoint) open() error {
 		switch err := os.Mkdir(m.dir, 0o755); {
 		case err == nil:
 			m.made = true
-			_ = unix.Setxattr(m.dir, madeAttr, []byte("1"), 0) // not every file system can
+			if err := unix.Setxattr(m.dir, madeAttr, []byte("1"), 0); errors.Is(err, unix.EOPNOTSUPP) {
+				_ = unix.Setxattr(m.dir, madeAttrRoots, []byte("1"), 0) // not every file system can
+			}
 		case !errors.Is(err, unix.EEXIST): // another kstatd may be as fast
 			return fmt.Errorf("make the mount point: %w", err)
 		}
@@ -279,6 +286,9 @@ func (m *MountPoint) inspect() error {
 // marked reports whether a kstatd has made the directory.
 func (m *MountPoint) marked() bool {
 	n, err := unix.Fgetxattr(int(m.under.Fd()), madeAttr, nil)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		n, err = unix.Fgetxattr(int(m.under.Fd()), madeAttrRoots, nil)
+	}
 	return err == nil && n > 0
 }
 
