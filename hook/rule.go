@@ -92,6 +92,7 @@ func fallbackName(c Config) string { return fmt.Sprintf("%s-%d", tableName, c.Qu
 
 func (r *rule) add(c Config, table string) error {
 	var err error
+	var without bool // nft's queue expression
 	for i, queue := range []expr.Any{queueExpr(c), queueTarget(c), queueTarget(c)} {
 		if i == 2 && requestTarget() != nil {
 			break
@@ -99,9 +100,12 @@ func (r *rule) add(c Config, table string) error {
 		if err = r.addWith(c, table, queue); !errors.Is(err, unix.ENOENT) {
 			break
 		}
+		without = true
 	}
 	switch {
-	case errors.Is(err, unix.ENOENT):
+	case errors.Is(err, unix.ENOENT), without && errors.Is(err, unix.EOPNOTSUPP):
+		// EOPNOTSUPP: Linux 6.8 and what copied a fix of its had no targets in
+		// tables of family inet, until 7e0f122c6591
 		return fmt.Errorf("this kernel has neither nft's queue expression nor the NFQUEUE target: "+
 			"load or build nft_queue, or nft_compat and xt_NFQUEUE (%w)", unix.EOPNOTSUPP)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EINVAL):

@@ -17,11 +17,12 @@ import (
 // It stands in for the kernels that this machine is not: one with nft's queue
 // expression, one without nft_compat, one where the table is somebody else's.
 type fakeKernel struct {
-	lacks  []string // names of expressions and targets that it does not have
-	loads  []string // names that it has when it has refused them once
-	taken  []string // tables that belong to somebody else
-	tables []string // tables of the transactions that it accepted
-	rule   []byte   // the rules of the last transaction, one behind the other
+	lacks   []string // names of expressions and targets that it does not have
+	refuses string   // a target that it does not have in family inet
+	loads   []string // names that it has when it has refused them once
+	taken   []string // tables that belong to somebody else
+	tables  []string // tables of the transactions that it accepted
+	rule    []byte   // the rules of the last transaction, one behind the other
 }
 
 func (k *fakeKernel) dial(request []netlink.Message) ([]netlink.Message, error) {
@@ -47,6 +48,9 @@ func (k *fakeKernel) dial(request []netlink.Message) ([]netlink.Message, error) 
 				if bytes.Contains(m.Data, []byte(name+"\x00")) {
 					return refuse(unix.ENOENT)
 				}
+			}
+			if k.refuses != "" && bytes.Contains(m.Data, []byte(k.refuses+"\x00")) {
+				return refuse(unix.EOPNOTSUPP)
 			}
 			for i, name := range k.loads {
 				if bytes.Contains(m.Data, []byte(name+"\x00")) {
@@ -147,10 +151,14 @@ func TestQueueTargetLoaded(t *testing.T) {
 }
 
 func TestNoWayToQueue(t *testing.T) {
-	k := fakeKernel{lacks: []string{"queue", "NFQUEUE"}}
-	err := k.add(t, Config{Point: Postrouting})
-	if !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "nft_queue") {
-		t.Errorf("got %v, want EOPNOTSUPP and what to load", err)
+	for _, k := range []fakeKernel{
+		{lacks: []string{"queue", "NFQUEUE"}},
+		{lacks: []string{"queue"}, refuses: "NFQUEUE"},
+	} {
+		err := k.add(t, Config{Point: Postrouting})
+		if !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "nft_queue") {
+			t.Errorf("got %v, want EOPNOTSUPP and what to load", err)
+		}
 	}
 }
 
