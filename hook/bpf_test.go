@@ -258,6 +258,7 @@ func TestFiguresLayout(t *testing.T) {
 // figures that do not belong together. On two CPUs some find a writer, and are
 // counted aside.
 func TestAllCPUs(t *testing.T) {
+	sandbox.Need(t, sandbox.BPF)
 	aside := uint64(0)
 	for _, every := range []uint64{1, 2, 7, 1000} {
 		t.Run(fmt.Sprintf("N=%d", every), func(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -435,7 +437,13 @@ func TestForward(t *testing.T) {
 				must(t, e.Start())
 				far := netip.MustParseAddrPort("192.0.2.1:9") // TEST-NET-1
 				must(t, sandbox.Route(far.Addr(), peer.Void4), peer.Do(func() error { return sandbox.Route(far.Addr(), peer.Own4) }))
+				before := transmitted(t, "veth0")
 				must(t, peer.Do(func() error { return traffic.UDP(far, 17, 10) }))
+				for late := time.Now().Add(10 * time.Second); transmitted(t, "veth0") < before+17; time.Sleep(time.Millisecond) {
+					if time.Now().After(late) { // whoever sends does not wait until it is passed on
+						t.Fatalf("%d packets were passed on, not 17", transmitted(t, "veth0")-before)
+					}
+				}
 				stop(t, e)
 				want := map[string]uint64{"udp/ipv4": 17}
 				if p == Input {
@@ -445,6 +453,20 @@ func TestForward(t *testing.T) {
 			})
 		}
 	})
+}
+
+// transmitted returns how many packets have left by a device.
+func transmitted(t *testing.T, device string) (n uint64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/thread-self/net/dev")
+	must(t, err)
+	for line := range strings.Lines(string(text)) {
+		if name, figures, _ := strings.Cut(strings.TrimSpace(line), ":"); name == device {
+			n, err = strconv.ParseUint(strings.Fields(figures)[9], 10, 64)
+			must(t, err)
+		}
+	}
+	return n
 }
 
 // TestStartAndStopAreExact: every packet after Start is counted, none after
