@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := build
 SHELL := /bin/bash
 .NOTPARALLEL:
-.PHONY: build install uninstall man completions packages release generate run demo test race fuzz faults soak bench screenshots lint fmt check clean help
+.PHONY: build install uninstall man completions packages release generate run demo test race fuzz faults soak kernels bench screenshots lint fmt check clean help
 .PHONY: summary fmt-check vet staticcheck arrows vuln modules manifests
 
 go := tools/go
@@ -120,6 +120,11 @@ faults: ## the fault suite at full length, each figure shown, in about eight min
 
 soak: build ## run under load for HOURS=1 and look whether anything grows (needs root)
 	@$(go) run ./lab/soak -kstatd bin/kstatd -hours $(HOURS)
+
+kernels: summary ## the tests on other kernels, KERNELS="6.1-amd64 6.12-arm64" or all, in virtual machines (needs qemu; hours where it emulates)
+	@$(go) build -o bin/kernels ./lab/kernels
+	@$(disown)
+	@bin/kernels $(if $(PACKAGES),-packages '$(PACKAGES)') $(KERNELS)
 
 bench: build ## measure kstatd beside its peers, ten minutes, into bench/report.md (needs root; gcc for the peers in C)
 	@$(go) run ./bench -kstatd bin/kstatd -o bench/report.md
