@@ -23,6 +23,7 @@ var packages = []struct {
 	}},
 	{"cmd/kstatd", []left{
 		{"TestFaultStartUp", "traces a hundred starts: ten minutes where it is emulated"},
+		{"TestFaultStartUpCalls", "traces one, which takes longer than its watchdogs wait"},
 		{"TestFleet", "wants Prometheus and VictoriaMetrics"},
 		{"TestPromtool", "wants Prometheus"},
 		{"TestPage", "wants Chromium"},
