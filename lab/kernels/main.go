@@ -160,8 +160,8 @@ func boot(o options) (err error) {
 	}
 	texts := map[string]string{
 		plan:         string(text),
-		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-		"etc/group":  "root:x:0:\nnogroup:x:65534:\n",
+		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\ntcpdump:x:101:101::/nonexistent:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+		"etc/group":  "root:x:0:\ntcpdump:x:101:\nnogroup:x:65534:\n",
 		"etc/hosts":  "127.0.0.1 localhost\n::1 localhost\n",
 	}
 	boot, initrd, err := assemble(dir, filepath.Join(dir, "bin/kernels"), append(debs, more...), files, texts)
