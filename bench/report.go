@@ -135,7 +135,8 @@ func writeMachine(b *bytes.Buffer) {
 func (r report) writeConditions(b *bytes.Buffer) {
 	fmt.Fprintf(b, `
 Medians of %d interleaved rounds; a ratio is the median of the per-round ratios. Floods and streams last %v; in the row
-in-kernel they last a fifth of that, and there are three times as many rounds.
+in-kernel they last a fifth of that, and there are three times as many rounds; round trips past what counts in the kernel are
+measured a fifth at a time, in five times as many rounds. Rounds go one way and the other, and begin with another peer each.
 Traffic comes from CPU 0, every consumer is pinned to CPU 1 alike, and a Go consumer runs with GOMAXPROCS=1 then; in the
 rows marked "not pinned" consumers are where the scheduler puts them. All have a queue of %d packets, a copy range of
 %d bytes, a receive buffer of %d MiB, fail-open and GSO; of these kstatd is told the queue length, the rest is its own

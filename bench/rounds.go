@@ -22,13 +22,22 @@ type table struct {
 	failed  map[string]error
 }
 
-// rounds lets every subject run once a round, in an order that rotates. A subject that fails is out of the row: figures
-// of the rounds it survived would be of another condition than the others'.
+// turn answers which of n subjects is the i-th of a round. Every second round is the one before, turned about, and the next
+// begins one further on: nobody always comes behind the same one, which leaves the machine in a state of its own.
+func turn(round, i, n int) int {
+	if round%2 == 1 {
+		i = n - 1 - i
+	}
+	return (round/2 + i) % n
+}
+
+// rounds lets every subject run once a round. A subject that fails is out of the row: figures of the rounds it survived
+// would be of another condition than the others'.
 func (l *lab) rounds(ctx context.Context, row string, n int, subjects ...subject) *table {
 	t := &table{samples: make(map[string][]sample), failed: make(map[string]error)}
 	for r := range n {
 		for i := range subjects {
-			s := subjects[(i+r)%len(subjects)]
+			s := subjects[turn(r, i, len(subjects))]
 			if t.failed[s.name] != nil {
 				continue
 			}

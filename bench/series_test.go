@@ -27,3 +27,30 @@ func TestSeries(t *testing.T) {
 		t.Errorf("median or over changed its series: %v", in)
 	}
 }
+
+// TestTurn: each round has every subject once, and over the rounds each comes behind both of its neighbours.
+func TestTurn(t *testing.T) {
+	for n := 1; n <= 6; n++ {
+		behind := make(map[[2]int]bool)
+		for round := range 2 * n {
+			seen := make(map[int]bool)
+			for i := range n {
+				now := turn(round, i, n)
+				seen[now] = true
+				if i > 0 {
+					behind[[2]int{turn(round, i-1, n), now}] = true
+				}
+			}
+			if len(seen) != n {
+				t.Errorf("round %d of %d subjects has %d", round, n, len(seen))
+			}
+		}
+		for i := range n {
+			for _, j := range []int{(i + 1) % n, (i + n - 1) % n} {
+				if j != i && !behind[[2]int{j, i}] {
+					t.Errorf("%d subjects: %d never comes behind %d", n, i, j)
+				}
+			}
+		}
+	}
+}
