@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/google/nftables"
@@ -69,7 +70,9 @@ type rule struct {
 // of iptables through nft_compat on a kernel that was built without that. The
 // table is called kstat, or kstat-QUEUE beside another kstatd's.
 func addRule(c Config, options ...nftables.ConnOption) (*rule, error) {
+	release := holdPort()
 	conn, err := nftables.New(append(options, nftables.AsLasting())...)
+	release()
 	if err != nil {
 		return nil, fmt.Errorf("nftables socket: %w", err)
 	}
@@ -85,6 +88,28 @@ func addRule(c Config, options ...nftables.ConnOption) (*rule, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// holdPort has the netlink port that the kernel gives a process's socket first,
+// its process id, until release is called: what is opened meanwhile gets one at
+// random, which no other socket of ours has had.
+//
+// The kernel deletes an owner's tables some time after a socket of its port has
+// closed, and lets another socket have the port before that: a socket that was
+// opened while one for a single request closed lost its table, once in 500.
+func holdPort() (release func()) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return func() {} // whoever needs a socket will say so
+	}
+	self := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(os.Getpid())}
+	for range 10 {
+		if unix.Bind(fd, self) != unix.EADDRINUSE {
+			break
+		}
+		time.Sleep(100 * time.Microsecond) // it is for a single request, or stays, which is as good
+	}
+	return func() { unix.Close(fd) }
 }
 
 // fallbackName is what our table is called if another kstatd has the name.

@@ -3,6 +3,7 @@ package hook
 import (
 	"bytes"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
+
+	"kstat/lab/sandbox"
 )
 
 // fakeKernel answers nftables transactions as a kernel with other parts would.
@@ -204,5 +207,20 @@ func TestConfig(t *testing.T) {
 		if f, err := ParseFamilies(name); err != nil || f.String() != name {
 			t.Errorf("%s: got %v, %v", name, f, err)
 		}
+	}
+}
+
+// TestRulePort: the rule's socket has no port that a socket for a single request
+// can have had, whose end would be that of the table.
+func TestRulePort(t *testing.T) {
+	sandbox.Need(t, sandbox.Namespaces, sandbox.NFTables, sandbox.NFQueue)
+	r, err := addRule(Config{Point: Postrouting, Queues: 1})
+	must(t, err)
+	defer r.remove()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	must(t, err)
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(os.Getpid())}); err != nil {
+		t.Error("the port of the process id is not free:", err)
 	}
 }
