@@ -61,10 +61,8 @@ func guest() {
 
 // prepare unpacks the root directory, moves there, and mounts and loads what a system has before its first service.
 func prepare() error {
-	for _, m := range []struct{ kind, on, options string }{{"tmpfs", "/new", "size=90%"}} {
-		if err := mount(m.kind, m.on, m.options); err != nil {
-			return err
-		}
+	if err := mount("tmpfs", "/new", "size=90%"); err != nil {
+		return err
 	}
 	if err := untar("/root.tar", "/new"); err != nil {
 		return err
