@@ -116,16 +116,13 @@ func holdPort() (release func()) {
 func fallbackName(c Config) string { return fmt.Sprintf("%s-%d", tableName, c.Queue) }
 
 func (r *rule) add(c Config, table string) error {
-	var err error
-	var without bool // nft's queue expression
-	for i, queue := range []expr.Any{queueExpr(c), queueTarget(c), queueTarget(c)} {
-		if i == 2 && requestTarget() != nil {
-			break
-		}
-		if err = r.addWith(c, table, queue); !errors.Is(err, unix.ENOENT) {
-			break
-		}
-		without = true
+	err := r.addWith(c, table, queueExpr(c))
+	without := errors.Is(err, unix.ENOENT) // nft's queue expression
+	if without {
+		err = r.addWith(c, table, queueTarget(c))
+	}
+	if errors.Is(err, unix.ENOENT) && requestTarget() == nil {
+		err = r.addWith(c, table, queueTarget(c))
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), without && errors.Is(err, unix.EOPNOTSUPP):
