@@ -16,8 +16,8 @@ import (
 // Who holds what: the answers for a person whose start was refused. They are
 // best effort; what cannot be found out is left out of the sentence.
 
-// unseen is the holder of whom nothing can be found out, as in a user namespace.
-const unseen = "a process that this one may not see"
+// Unseen is the holder of whom nothing can be found out, as in a user namespace.
+const Unseen = "a process that this one may not see"
 
 // queueFile lists the queues of this network namespace: number, netlink port
 // of the holder, packets waiting, …. Root of the first user namespace may read
@@ -137,7 +137,7 @@ func unixHolder(name string) (who string, exists bool) {
 			exists = true
 		}
 	}
-	return unseen, exists
+	return Unseen, exists
 }
 
 // SocketHolder looks for the process that has the socket of an inode open, and

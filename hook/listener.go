@@ -28,7 +28,7 @@ func TCPHolder(addr netip.AddrPort) (who string, taken bool) {
 			taken = true
 		}
 	}
-	return unseen, taken
+	return Unseen, taken
 }
 
 // clash reports whether two sockets cannot both listen on a port.

@@ -38,7 +38,7 @@ func TestTCPHolder(t *testing.T) {
 		if err := first.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if who, taken := TCPHolder(netip.AddrPortFrom(netip.MustParseAddr(has.host), port)); taken || who != unseen {
+		if who, taken := TCPHolder(netip.AddrPortFrom(netip.MustParseAddr(has.host), port)); taken || who != Unseen {
 			t.Errorf("%v, closed: %v, %s", has, taken, who)
 		}
 	}

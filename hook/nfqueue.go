@@ -631,7 +631,7 @@ func bindError(number uint16, err error) error {
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EPERM) && strings.Contains(err.Error(), "requested queue") {
 		who := queueHolder(number)
 		if who == "" {
-			who = unseen
+			who = Unseen
 		}
 		return errQueueTaken(number, who)
 	}

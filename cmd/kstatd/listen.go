@@ -175,12 +175,9 @@ func clearStale(path string) error {
 	return fmt.Errorf("%s listens there: end it, or choose another path: %w", peer(c.(*net.UnixConn)), unix.EADDRINUSE)
 }
 
-// somebody is a process of which nothing can be found out.
-const somebody = "a process that this one may not see"
-
 // peer says who is at the other end.
 func peer(c *net.UnixConn) (who string) {
-	who = somebody
+	who = hook.Unseen
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return who
@@ -196,16 +193,14 @@ func peer(c *net.UnixConn) (who string) {
 
 // taken says that somebody else has an address, and who.
 func taken(a address) error {
-	who := somebody
+	who := hook.Unseen
 	if host, port, err := net.SplitHostPort(a.name); err == nil && a.network != "unix" {
 		ip, err := netip.ParseAddr(host)
 		if err != nil { // there is none
 			ip = netip.IPv6Unspecified()
 		}
 		n, _ := strconv.ParseUint(port, 10, 16)
-		if found, listens := hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n))); listens {
-			who = found
-		}
+		who, _ = hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n)))
 	}
 	return fmt.Errorf("%s listens there: end it, or choose another address: %w", who, unix.EADDRINUSE)
 }
