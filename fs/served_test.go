@@ -59,19 +59,26 @@ func (p *pretender) Start() error {
 }
 func (*pretender) Uncounted() (uint64, error) { return 3, nil }
 
-// verse is a tracer, or a stream of it, that gives three lines at a time, for
-// ever. What does not fit the reader's buffer is the tree's to keep.
-type verse struct{ n, open int }
+// poet is a tracer of at most two verses at a time.
+type poet struct{ open atomic.Int32 }
 
-func (v *verse) Text() (Stream, error) {
-	if v.open == 2 {
+func (p *poet) Text() (Stream, error) {
+	if p.open.Add(1) > 2 {
+		p.open.Add(-1)
 		return nil, stats.ErrTooManyWatchers
 	}
-	v.open++
-	return v, nil
+	return &verse{poet: p}, nil
 }
-func (*verse) Pcapng() (Stream, error) { return nil, unix.EBADE }
-func (v *verse) Close()                { v.open-- }
+func (*poet) Pcapng() (Stream, error) { return nil, unix.EBADE }
+
+// verse gives three lines at a time, for ever. What does not fit the reader's
+// buffer is the tree's to keep.
+type verse struct {
+	*poet
+	n int
+}
+
+func (v *verse) Close() { v.open.Add(-1) }
 
 func (v *verse) Next(buffer []byte, _ int, _ <-chan struct{}) ([]byte, error) {
 	for range 3 {
@@ -102,7 +109,7 @@ func serveTree(dir string) {
 		},
 		PID:     os.Getpid(),
 		Version: "test",
-		Tracer:  new(verse),
+		Tracer:  new(poet),
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	point, err := Lock(dir)

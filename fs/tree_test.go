@@ -383,7 +383,7 @@ func TestTrace(t *testing.T) {
 // TestNoTracer: a tree without a tracer has no files that show packets.
 func TestNoTracer(t *testing.T) {
 	r := (&Tree{Table: stats.NewTable(), Names: stats.BuiltinNames()}).Root().(*root)
-	for _, tracer := range []Tracer{nil, new(verse)} {
+	for _, tracer := range []Tracer{nil, new(poet)} {
 		r.tree.Tracer = tracer
 		var names []string
 		for _, f := range r.files() {
