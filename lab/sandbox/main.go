@@ -4,9 +4,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // An Option changes what [Main] looks for when the tests have passed.
@@ -37,6 +39,9 @@ func Main(m *testing.M, options ...Option) {
 	var c checks
 	for _, option := range options {
 		option(&c)
+	}
+	if signal.Ignored(unix.SIGHUP) { // by nohup: what tests start and hang up would never end
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	}
 	before := holdings()
 	status = m.Run()

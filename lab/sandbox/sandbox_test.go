@@ -143,6 +143,33 @@ func TestSignalsAreForwarded(t *testing.T) {
 	}
 }
 
+// TestNohup: under nohup, what tests start dies of a hang-up all the same, and
+// the tests do not.
+func TestNohup(t *testing.T) {
+	Need(t, Namespaces)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := child("TestRoleHangUp", "hang up")
+	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`, self}, cmd.Args[1:]...)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "PASS: TestRoleHangUp") {
+		t.Errorf("%v; output:\n%s", err, out)
+	}
+}
+
+func TestRoleHangUp(t *testing.T) {
+	if os.Getenv(role) == "" {
+		return
+	}
+	if err := unix.Kill(os.Getpid(), unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if got := status(Command("sh", "-c", "kill -HUP $$").Run()); got != -1 {
+		t.Errorf("status %d, want death by the signal", got)
+	}
+}
+
 func TestNothingOutlivesTheOuterProcess(t *testing.T) {
 	Need(t, Namespaces)
 	cmd, ready := begin(t, "TestRoleWait", "wait")
