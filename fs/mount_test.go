@@ -119,7 +119,7 @@ func TestSecondServer(t *testing.T) {
 	pid := fmt.Sprintf("pid %d ", s.cmd.Process.Pid)
 	for _, hung := range []bool{false, true} {
 		if hung {
-			must(t, s.cmd.Process.Signal(unix.SIGSTOP))
+			must(t, sandbox.Stop(s.cmd.Process.Pid))
 		}
 		said := refused(t, s.dir)
 		if !strings.Contains(said, "another kstatd") || !strings.Contains(said, pid) {

@@ -215,7 +215,7 @@ func TestWatchOpens(t *testing.T) {
 func TestWatchStopped(t *testing.T) {
 	s := serve(t)
 	r := s.reads("cat")
-	must(t, r.cmd.Process.Signal(unix.SIGSTOP))
+	must(t, sandbox.Stop(r.cmd.Process.Pid))
 	s.tell("add 6 0 10 40")
 	s.tell("add 6 0 10 40")
 	must(t, r.cmd.Process.Signal(unix.SIGCONT))

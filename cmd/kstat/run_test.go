@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -596,10 +597,10 @@ func TestRunMount(t *testing.T) {
 // signalled is a script that counts the signals that it gets.
 const signalled = `
 n=0
-trap 'n=$((n+1))' INT TERM USR1 HUP
+trap 'n=$((n+1)); echo signal $n' INT TERM USR1 HUP
 echo ready
 while [ ! -e stop ]; do sleep 0.02; done
-echo $n`
+echo $n in all`
 
 // A signal for kstat is one for the command.
 func TestRunSignal(t *testing.T) {
@@ -609,18 +610,22 @@ func TestRunSignal(t *testing.T) {
 		cmd.Dir = t.TempDir()
 		out, err := cmd.StdoutPipe()
 		must(t, err, cmd.Start())
-		buffer := make([]byte, 64)
-		_, err = out.Read(buffer)
-		must(t, err)
-		for range 2 {
+		lines := bufio.NewScanner(out)
+		expect := func(want string) {
+			t.Helper()
+			if !lines.Scan() || lines.Text() != want {
+				t.Errorf("%v: the command said %q, want %q", s, lines.Text(), want)
+			}
+		}
+		expect("ready")
+		for n := range 2 { // not at once: two signals may become one, as signals do
 			must(t, cmd.Process.Signal(s))
-			time.Sleep(200 * time.Millisecond) // else two signals may become one, as signals do
+			expect(fmt.Sprint("signal ", n+1))
 		}
+		time.Sleep(100 * time.Millisecond) // for one too many
 		must(t, os.WriteFile(filepath.Join(cmd.Dir, "stop"), nil, 0o644))
-		n, err := out.Read(buffer)
-		if must(t, err, cmd.Wait()); string(buffer[:n]) != "2\n" {
-			t.Errorf("of 2 %v, the command got %q", s, buffer[:n])
-		}
+		expect("2 in all")
+		must(t, cmd.Wait())
 	}
 }
 
@@ -676,13 +681,13 @@ func TestRunTerminalKey(t *testing.T) {
 	cmd.Dir = t.TempDir()
 	p.start(cmd)
 	p.await("ready")
-	for range 2 {
+	for n := range 2 {
 		p.write("\x03")
-		time.Sleep(200 * time.Millisecond)
+		p.await(fmt.Sprint("signal ", n+1))
 	}
-	p.seen.Reset()
+	time.Sleep(100 * time.Millisecond) // for one too many
 	must(t, os.WriteFile(filepath.Join(cmd.Dir, "stop"), nil, 0o644))
-	p.await("2\r\n")
+	p.await("\n2 in all")
 	must(t, cmd.Wait())
 }
 
@@ -776,17 +781,7 @@ func inWorld(t *testing.T, args ...string) (cmd *exec.Cmd, init int) {
 	must(t, err, cmd.Start())
 	_, err = out.Read(make([]byte, 64))
 	must(t, err)
-	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
-	must(t, err)
-	for _, path := range children {
-		text, err := os.ReadFile(path)
-		must(t, err)
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			return cmd, pid
-		}
-	}
-	t.Fatal("kstat run has no child")
-	return nil, 0
+	return cmd, childOf(t, cmd.Process.Pid)
 }
 
 // waiting is a command that loads the network, has children that would outlive
@@ -831,15 +826,8 @@ func TestFaultRunKilled(t *testing.T) {
 // childOf returns the first child of a process.
 func childOf(t *testing.T, pid int) int {
 	t.Helper()
-	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	must(t, err)
-	for _, path := range paths {
-		text, _ := os.ReadFile(path)
-		if fields := strings.Fields(string(text)); len(fields) > 0 {
-			child, err := strconv.Atoi(fields[0])
-			must(t, err)
-			return child
-		}
+	if children := sandbox.Children(pid); len(children) > 0 {
+		return children[0]
 	}
 	t.Fatalf("process %d has no child", pid)
 	return 0

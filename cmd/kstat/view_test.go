@@ -118,20 +118,8 @@ func (d *daemon) write(name, text string) {
 // worker returns the process that counts.
 func (d *daemon) worker() int {
 	d.t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", d.cmd.Process.Pid))
-	must(d.t, err)
-	for _, pid := range strings.Fields(string(text)) {
-		if n, err := strconv.Atoi(pid); err == nil {
-			return n
-		}
-	}
-	// Its parent may be another thread.
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid))
-	for _, path := range threads {
-		text, _ := os.ReadFile(path)
-		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			return n
-		}
+	if workers := sandbox.Children(d.cmd.Process.Pid); len(workers) > 0 {
+		return workers[0]
 	}
 	d.t.Fatal("kstatd has no worker")
 	return 0
@@ -141,9 +129,7 @@ func (d *daemon) worker() int {
 func (d *daemon) stop() (goOn func()) {
 	d.t.Helper()
 	both := []int{d.cmd.Process.Pid, d.worker()} // the supervisor first, or it would kill the other
-	for _, pid := range both {
-		must(d.t, unix.Kill(pid, unix.SIGSTOP))
-	}
+	must(d.t, sandbox.Stop(both...))
 	return func() {
 		for _, pid := range both {
 			_ = unix.Kill(pid, unix.SIGCONT)

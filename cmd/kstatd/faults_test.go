@@ -52,14 +52,8 @@ func within(t *testing.T, what string, took, promised time.Duration) {
 // worker returns the process id of the daemon's worker.
 func (d *running) worker() int {
 	d.t.Helper()
-	path := fmt.Sprintf("/proc/%d/task/", d.cmd.Process.Pid)
-	tasks, err := os.ReadDir(path)
-	must(d.t, err)
-	for _, task := range tasks {
-		children, _ := os.ReadFile(path + task.Name() + "/children")
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(children))); err == nil {
-			return pid
-		}
+	if workers := sandbox.Children(d.cmd.Process.Pid); len(workers) > 0 {
+		return workers[0]
 	}
 	d.t.Fatal("there is no worker")
 	return 0
@@ -279,8 +273,7 @@ func TestFaultWorkerStopped(t *testing.T) {
 	must(t, traffic.TCPConnect(closed, 3))
 	worker := d.worker()
 	stopped := time.Now()
-	must(t, unix.Kill(worker, unix.SIGSTOP))
-	await(t, "every thread stopped", 10*time.Second, func() bool { return allStopped(worker) })
+	must(t, sandbox.Stop(worker))
 	caught := make(chan time.Duration, 1)
 	go func() {
 		_, err := net.DialTimeout("tcp", closed.String(), 30*time.Second)
@@ -317,8 +310,7 @@ func TestFaultWorkerStopped(t *testing.T) {
 func TestFaultWorkerStoppedInKernel(t *testing.T) {
 	d := start(t, mountDir(t), engineFlag+"bpf", "--start")
 	worker := d.worker()
-	must(t, unix.Kill(worker, unix.SIGSTOP))
-	await(t, "every thread stopped", 10*time.Second, func() bool { return allStopped(worker) })
+	must(t, sandbox.Stop(worker))
 	began := time.Now()
 	must(t, traffic.Ping(lo, 500))
 	within(t, "500 pings", time.Since(began), 100*time.Millisecond)
@@ -357,18 +349,6 @@ func TestFaultWorkerKilledInKernel(t *testing.T) {
 		t.Error("stopped, and at the hook:", left)
 	}
 	t.Logf("%d workers died, %d packets sent and all of them counted", n, sent)
-}
-
-// allStopped reports whether every thread of a process is in state T.
-func allStopped(pid int) bool {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, path := range tasks {
-		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), ") T ") {
-			return false
-		}
-	}
-	return len(tasks) > 0
 }
 
 // TestFaultTerminatedUnderLoad: the host loses nothing. What TCP sends again
@@ -739,27 +719,20 @@ func TestFaultFirstWorkerDies(t *testing.T) {
 			d := &running{t: t, dir: dir, cmd: command(engine, "--mount", dir)}
 			d.cmd.Stderr = &d.log
 			must(t, d.cmd.Start())
-			children := fmt.Sprintf("/proc/%d/task/*/children", d.cmd.Process.Pid)
 			await(t, "a worker", 10*time.Second, func() bool {
-				paths, _ := filepath.Glob(children)
-				for _, path := range paths {
-					text, _ := os.ReadFile(path)
-					if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-						return unix.Kill(pid, unix.SIGKILL) == nil
-					}
-				}
-				return false
+				workers := sandbox.Children(d.cmd.Process.Pid)
+				return len(workers) > 0 && unix.Kill(workers[0], unix.SIGKILL) == nil
 			})
 			// Killed in time, the daemon ends with a line; else it goes on.
 			ended := make(chan error, 1)
 			go func() { ended <- d.cmd.Wait() }()
-			select {
-			case err := <-ended:
-				if err == nil || !strings.Contains(d.log.String(), "before it was ready") {
-					t.Errorf("%v: %q", err, d.log.String())
-				}
-			case <-time.After(300 * time.Millisecond):
+			await(t, "its end, or that it is ready", 30*time.Second, func() bool {
+				return len(ended) > 0 || strings.Contains(d.log.String(), "msg=ready")
+			})
+			if len(ended) == 0 {
 				must(t, d.cmd.Process.Signal(unix.SIGTERM), <-ended)
+			} else if err := <-ended; err == nil || !strings.Contains(d.log.String(), "before it was ready") {
+				t.Errorf("%v: %q", err, d.log.String())
 			}
 			nothingLeft(t, dir)
 		}

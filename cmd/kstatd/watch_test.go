@@ -143,8 +143,7 @@ func TestWatchStopped(t *testing.T) {
 		for _, r := range []*watching{sleeper, other} {
 			r.expect("1 0 1")
 		}
-		must(t, sleeper.cmd.Process.Signal(unix.SIGSTOP))
-		await(t, "a reader that is stopped", time.Second, func() bool { return allStopped(sleeper.cmd.Process.Pid) })
+		must(t, sandbox.Stop(sleeper.cmd.Process.Pid))
 		const sent = stats.Kept + 1000
 		for n := 1; n <= sent; {
 			until := min(n+500, sent+1)
@@ -173,8 +172,7 @@ func TestFaultWatchTerminated(t *testing.T) {
 		dir := mountDir(t)
 		d := start(t, dir, engine, "--start")
 		waiting, stopped := d.watch(), d.watch()
-		must(t, stopped.cmd.Process.Signal(unix.SIGSTOP))
-		await(t, "a reader that is stopped", time.Second, func() bool { return allStopped(stopped.cmd.Process.Pid) })
+		must(t, sandbox.Stop(stopped.cmd.Process.Pid))
 		held, err := os.Open(filepath.Join(dir, "watch"))
 		must(t, err)
 		defer held.Close()

@@ -619,9 +619,7 @@ func TestDaemon(t *testing.T) {
 	// Of root's socket another user sees only that it is there.
 	want(t, room.examine(sandbox.Nobody, asked), "kstatd", OK, well)
 
-	for _, pid := range append(d.workers(), d.pid) {
-		must(t, unix.Kill(pid, unix.SIGSTOP))
-	}
+	must(t, sandbox.Stop(append([]int{d.pid}, d.workers()...)...))
 	hurry := asked
 	hurry.Limit = 3 * time.Second // of which a tenth is to find out why there is no answer, on a busy machine
 	for _, uid := range []int{0, sandbox.Nobody} {
@@ -640,7 +638,7 @@ func TestDaemon(t *testing.T) {
 	}
 
 	// Without a worker, which nobody replaces.
-	must(t, unix.Kill(d.pid, unix.SIGSTOP), unix.Kill(d.workers()[0], unix.SIGKILL))
+	must(t, sandbox.Stop(d.pid), unix.Kill(d.workers()[0], unix.SIGKILL))
 	awaitDead(t, room, d.dir)
 	for _, uid := range []int{sandbox.Nobody, 0} {
 		r = room.examine(uid, asked)

@@ -576,3 +576,39 @@ func TestNetworks(t *testing.T) {
 		t.Errorf("networks: %v, want three", seen)
 	}
 }
+
+// TestStop: a process that has been stopped does nothing, in none of its
+// threads; one that has ended is an error.
+func TestStop(t *testing.T) {
+	cmd := Command("sh", "-c", "sleep 100 & echo; while :; do :; done")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	children := Children(cmd.Process.Pid)
+	if len(children) != 1 {
+		t.Fatalf("children: %v, want the sleep", children)
+	}
+	all := append(children, cmd.Process.Pid)
+	if err := Stop(all...); err != nil {
+		t.Error(err)
+	}
+	for _, pid := range all {
+		if !stopped(pid) {
+			t.Errorf("process %d is not stopped", pid)
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = cmd.Wait()
+	if err := Stop(cmd.Process.Pid); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("ended: got %v", err)
+	}
+}

@@ -203,20 +203,7 @@ func startDaemon(kstatd, dir string) (*daemon, error) {
 	}
 	defer manager.Close()
 	d := &daemon{dir: dir, group: group, signal: cmd.Process.Signal, wait: cmd.Wait, pids: []int{cmd.Process.Pid}}
-	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range children {
-		text, _ := os.ReadFile(path)
-		for _, field := range strings.Fields(string(text)) {
-			pid, err := strconv.Atoi(field)
-			if err != nil {
-				return nil, err
-			}
-			d.pids = append(d.pids, pid)
-		}
-	}
+	d.pids = append(d.pids, sandbox.Children(cmd.Process.Pid)...)
 	return d, nil
 }
 

@@ -1,0 +1,69 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Children returns the processes that a process has started, which are its
+// threads' each.
+func Children(pid int) (children []int) {
+	for _, text := range ofThreads(pid, "children") {
+		for _, field := range strings.Fields(text) {
+			if child, err := strconv.Atoi(field); err == nil {
+				children = append(children, child)
+			}
+		}
+	}
+	return children
+}
+
+// stopLimit is how long a process may take to stop, on a busy machine.
+const stopLimit = 30 * time.Second
+
+// Stop stops processes by SIGSTOP, one after the other. When it returns, every
+// thread of theirs has stopped: before that, one may yet take a request from
+// /dev/fuse, and whoever waits for the answer cannot be killed, even.
+func Stop(pids ...int) error {
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			return fmt.Errorf("stop process %d: %w", pid, err)
+		}
+		for end := time.Now().Add(stopLimit); !stopped(pid); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				return fmt.Errorf("stop process %d: %w", pid, errors.Join(unix.Kill(pid, unix.SIGCONT), os.ErrDeadlineExceeded))
+			}
+		}
+	}
+	return nil
+}
+
+// stopped reports whether every thread of a process is in state T.
+func stopped(pid int) bool {
+	stats := ofThreads(pid, "stat")
+	for _, stat := range stats {
+		if !strings.Contains(stat, ") T ") {
+			return false
+		}
+	}
+	return len(stats) > 0
+}
+
+// ofThreads returns what a file in /proc says of each thread of a process that
+// has not ended.
+func ofThreads(pid int, name string) (texts []string) {
+	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/%s", pid, name))
+	for _, path := range paths {
+		if text, err := os.ReadFile(path); err == nil {
+			texts = append(texts, string(text))
+		}
+	}
+	return texts
+}
