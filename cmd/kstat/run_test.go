@@ -629,6 +629,23 @@ func TestRunSignal(t *testing.T) {
 	}
 }
 
+// A signal is none too early: the command ends of it, or never begins.
+func TestRunSignalEarly(t *testing.T) {
+	needWorld(t)
+	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 2 * time.Millisecond {
+		cmd := tool("run", "sleep", "1000")
+		must(t, cmd.Start())
+		time.Sleep(delay)
+		must(t, cmd.Process.Signal(unix.SIGTERM))
+		overdue := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		overdue.Stop()
+		if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.ExitStatus() != 128+15 && status.Signal() != unix.SIGTERM {
+			t.Errorf("SIGTERM after %v: %v", delay, cmd.ProcessState)
+		}
+	}
+}
+
 // terminal is a pseudo-terminal.
 type terminal struct {
 	t            *testing.T
@@ -695,6 +712,8 @@ func TestRunTerminalKey(t *testing.T) {
 // by the shell outside.
 func TestRunJobControl(t *testing.T) {
 	needWorld(t)
+	// It says what is not in its command line, which the terminal shows as well.
+	const job = `sh -c 'trap "echo go""es on" CONT; sleep 100 & echo be""gins; while :; do wait; done'`
 	p := openTerminal(t)
 	defer p.ours.Close()
 	cmd := sandbox.Command("bash", "--norc", "--noprofile", "-i")
@@ -705,8 +724,8 @@ func TestRunJobControl(t *testing.T) {
 	p.await("outside> ")
 	p.write("PS1='inside> ' " + exe + " run bash --norc --noprofile -i\n")
 	p.await("inside> ")
-	p.write("sleep 100\n")
-	time.Sleep(200 * time.Millisecond)
+	p.write(job + "\n")
+	p.await("begins")
 	p.write("\x1a")
 	p.await("Stopped")
 	p.await("inside> ")
@@ -714,8 +733,7 @@ func TestRunJobControl(t *testing.T) {
 	p.await("Stopped")
 	p.await("inside> ")
 	p.write("fg\n")
-	p.await("sleep 100")
-	time.Sleep(200 * time.Millisecond)
+	p.await("goes on")
 	p.write("\x03")
 	p.await("inside> ")
 	p.write("exit 5\n")
@@ -723,12 +741,13 @@ func TestRunJobControl(t *testing.T) {
 	p.write("echo status $?\n")
 	p.await("status 5")
 
-	p.write(exe + " run sleep 100\n")
-	time.Sleep(500 * time.Millisecond)
+	p.write(exe + " run " + job + "\n")
+	p.await("begins")
 	p.write("\x1a")
 	p.await("Stopped")
+	p.await("outside> ")
 	p.write("fg\n")
-	time.Sleep(200 * time.Millisecond)
+	p.await("goes on")
 	p.write("\x03")
 	p.await("outside> ")
 	p.write("echo status $?\n")

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -200,53 +199,6 @@ func startStage(command *atomic.Int64, text *os.File, mount int) error {
 		return parseError(said)
 	}
 	return nil
-}
-
-// relay passes on to the command the signals that the process outside was
-// sent. A terminal sends its own to the whole process group: what init has got
-// itself, and the command with it, is not passed on.
-func relay(conn net.Conn, caught chan os.Signal, command *atomic.Int64) {
-	var last [65]atomic.Int64 // when init got each, in Unix nanoseconds
-	go func() {
-		for s := range caught {
-			last[s.(syscall.Signal)].Store(time.Now().UnixNano())
-		}
-	}()
-	for {
-		m, err := receive(conn)
-		if err != nil { // the process outside is gone
-			os.Exit(statusWorld)
-		}
-		pid := int(command.Load())
-		if m.Signal <= 0 || m.Signal >= len(last) || pid == 0 {
-			continue
-		}
-		if sameGroup(pid) && gotIt(&last[m.Signal]) {
-			continue
-		}
-		_ = unix.Kill(pid, syscall.Signal(m.Signal))
-	}
-}
-
-// gotIt reports whether init got a signal that the process outside was sent. The
-// kernel sends it to a group at once, but Go tells either in its own time, on a
-// busy machine not before the other has been told.
-func gotIt(last *atomic.Int64) bool {
-	for end := time.Now().Add(50 * time.Millisecond); ; time.Sleep(2 * time.Millisecond) {
-		switch {
-		case time.Since(time.Unix(0, last.Load())) < 100*time.Millisecond:
-			return true
-		case time.Now().After(end):
-			return false
-		}
-	}
-}
-
-// sameGroup reports whether a process is in init's process group.
-func sameGroup(pid int) bool {
-	ours, err1 := unix.Getpgid(0)
-	its, err2 := unix.Getpgid(pid)
-	return err1 == nil && err2 == nil && ours == its
 }
 
 // reap waits for the command, as PID 1 has to for every orphan, and returns its

@@ -77,23 +77,6 @@ func Main() {
 	}
 }
 
-// signals are those that are passed on to the command: what a terminal, a
-// shell, timeout(1) or a CI job sends. SIGTSTP and SIGCONT reach the command only
-// if they are sent to the process group, as shells and terminals do.
-var signals = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM}
-
-// catch returns a channel of those signals that are not ignored: who runs us
-// with nohup means the command.
-func catch() chan os.Signal {
-	c := make(chan os.Signal, 16)
-	for _, s := range signals {
-		if !signal.Ignored(s) {
-			signal.Notify(c, s)
-		}
-	}
-	return c
-}
-
 // message is what the process outside and init tell each other, a packet each,
 // over a SOCK_SEQPACKET socket.
 type message struct {
