@@ -160,6 +160,25 @@ func TestColumns(t *testing.T) {
 	}
 }
 
+// TestNarrowSentences: what is said is said to its end in 40 columns, too.
+func TestNarrowSentences(t *testing.T) {
+	d := drive(t, &unicode)
+	d.send(tea.WindowSizeMsg{Width: 40, Height: 40})
+	d.read(document(1, 5, 6))
+	all := func() string { return strings.Join(strings.Fields(d.shows()), " ") }
+	for what, do := range map[string]func(){
+		"start: permission denied: only root may write it (sudo)": func() { d.send(stored{err: errors.New("start: permission denied: only root may write it (sudo)")}) },
+		"no kstatd is mounted on /mnt/t: start one there, or name another directory by --mount": func() {
+			d.send(sampled{err: errors.New("no kstatd is mounted on /mnt/t: start one there, or name another directory by --mount"), at: d.at})
+		},
+		"totals since the daemon started, or since the last reset": func() { d.key("?") },
+	} {
+		if do(); !strings.Contains(all(), what) {
+			t.Errorf("no %q in\n%s", what, d.shows())
+		}
+	}
+}
+
 // TestScreen is a whole picture.
 func TestScreen(t *testing.T) {
 	d := drive(t, &ascii)

@@ -34,8 +34,9 @@ func (m *model) screen() ([]string, *tea.Cursor) {
 	width := max(tableWidth(slots, gap), min(m.width-1, 80))
 	head := m.header(width)
 	bottom, cursor := m.bottom(width)
+	bottom = bottom[:min(len(bottom), m.height)]
 
-	room := m.height - len(head) - 1
+	room := m.height - len(head) - len(bottom)
 	var body []string
 	if m.help {
 		body = m.helpText(width)
@@ -50,10 +51,10 @@ func (m *model) screen() ([]string, *tea.Cursor) {
 	body = body[:max(0, min(len(body), room))]
 
 	lines := append(head, body...)
-	for len(lines) < m.height-1 {
+	for len(lines) < m.height-len(bottom) {
 		lines = append(lines, "")
 	}
-	lines = append(lines[:m.height-1], bottom)
+	lines = append(lines[:m.height-len(bottom)], bottom...)
 	for i, l := range lines {
 		if l != "" {
 			lines[i] = " " + l
@@ -100,7 +101,7 @@ func (m *model) header(width int) (lines []string) {
 	lines = append(lines, spread(left, right, width, 3))
 
 	if m.err != nil {
-		lines = append(lines, item{{t.bad, ansi.Truncate(m.err.Error(), width, g.dots)}}.String())
+		lines = append(lines, m.said(t.bad, m.err.Error(), width)...)
 	} else if d != nil {
 		uncounted := t.figure("uncounted", count(d.Uncounted, 15))
 		if d.Uncounted > 0 {
@@ -263,8 +264,22 @@ func (m *model) row(l *line, slots []slot, gap int, sum bool) string {
 	return i.String()
 }
 
-// bottom is the last line: a question, an answer, or the keys.
-func (m *model) bottom(width int) (string, *tea.Cursor) {
+// said returns a sentence in lines: as many as it takes, but a few.
+func (m *model) said(style ansi.Style, text string, width int) []string {
+	const most = 3
+	lines := strings.Split(ansi.Wrap(text, max(1, width), ""), "\n")
+	if len(lines) > most {
+		lines[most-1] = ansi.Truncate(strings.Join(lines[most-1:], " "), width, m.glyphs.dots)
+		lines = lines[:most]
+	}
+	for i, l := range lines {
+		lines[i] = item{{style, l}}.String()
+	}
+	return lines
+}
+
+// bottom is the last line: a question, or the keys; or the last few, an answer.
+func (m *model) bottom(width int) ([]string, *tea.Cursor) {
 	t, g := m.theme, m.glyphs
 	switch {
 	case m.ask == askCounter:
@@ -277,19 +292,19 @@ func (m *model) bottom(width int) (string, *tea.Cursor) {
 			hint = "   " + m.message
 		}
 		line := item{{t.strong, prompt}, {t.plain, m.input}, {t.faint, hint}}.String()
-		return line, tea.NewCursor(len(prompt)+len(m.input), 0)
+		return []string{line}, tea.NewCursor(len(prompt)+len(m.input), 0)
 	case m.ask == askReset:
 		question := "set all figures to zero? y/n"
 		if width >= 60 {
 			question = "reset: set all published and pending figures to zero? y/n"
 		}
-		return item{{t.warn, question}}.String(), nil
+		return []string{item{{t.warn, question}}.String()}, nil
 	case m.message != "":
 		style := t.plain
 		if m.failed {
 			style = t.bad
 		}
-		return item{{style, ansi.Truncate(m.message, width, g.dots)}}.String(), nil
+		return m.said(style, m.message, width), nil
 	}
 	act, on := "start", "p"
 	if m.shown.doc != nil && m.shown.doc.Start == 1 {
@@ -316,9 +331,9 @@ func (m *model) bottom(width int) (string, *tea.Cursor) {
 	}
 	if len(place) > 0 {
 		keys := flow(all, width-place[0].width()-2, 2, 1)
-		return spread([]item{{{t.plain, strings.Join(keys, "")}}}, place, width, 2), nil
+		return []string{spread([]item{{{t.plain, strings.Join(keys, "")}}}, place, width, 2)}, nil
 	}
-	return strings.Join(flow(all, width, 2, 1), ""), nil
+	return flow(all, width, 2, 1), nil
 }
 
 // helpText explains keys and columns.
@@ -343,8 +358,13 @@ func (m *model) helpText(width int) (lines []string) {
 		{"uncounted", "passed the hook and were not counted"},
 		{"gaps", "times in which nobody counted"},
 	} {
-		lines = append(lines, item{{m.theme.key, l[0] + strings.Repeat(" ", max(1, 15-ansi.StringWidth(l[0])))},
-			{m.theme.plain, ansi.Truncate(l[1], max(0, width-15), g.dots)}}.String())
+		for i, part := range strings.Split(ansi.Wrap(l[1], max(12, width-15), ""), "\n") {
+			name := l[0]
+			if i > 0 {
+				name = ""
+			}
+			lines = append(lines, item{{m.theme.key, name + strings.Repeat(" ", max(1, 15-ansi.StringWidth(name)))}, {m.theme.plain, part}}.String())
+		}
 	}
 	return lines
 }
