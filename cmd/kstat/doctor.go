@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"time"
 
 	"kstat/lab/doctor"
 	"kstat/manual"
@@ -43,12 +41,7 @@ func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		config.QueueLen = uint32(n)
 		return err
 	})
-	flags.Func("limit", "give each check `DURATION`; all go on side by side (default 1.7s)", func(s string) (err error) {
-		if config.Limit, err = time.ParseDuration(s); err != nil || config.Limit <= 0 {
-			return errors.New("take a duration, like 10s")
-		}
-		return nil
-	})
+	durationFlag(flags, &config.Limit, "limit", "give each check `DURATION`; all go on side by side (default 1.7s)")
 	return func([]string) int {
 		for flags.NArg() > 0 { // flags may follow
 			f, err := doctor.ParseFeature(flags.Arg(0))
@@ -57,16 +50,17 @@ func doctorCommand(c *command, flags *flag.FlagSet) func([]string) int {
 			}
 			switch {
 			case errors.Is(err, flag.ErrHelp):
-				fmt.Print(c.program().Help())
-				return 0
+				return c.print(os.Stdout.WriteString(c.program().Help()))
 			case err != nil:
 				return c.misuse("%v", err)
 			}
 			config.Features = append(config.Features, f)
 		}
 		if *schema {
-			_, _ = os.Stdout.Write(doctor.JSONSchema())
-			return 0
+			return c.print(os.Stdout.Write(doctor.JSONSchema()))
+		}
+		if isSet(flags, "limit") && config.Limit <= 0 {
+			return c.misuse("--limit has to be positive")
 		}
 		if int(config.Queue)+max(config.Queues, 1) > 1<<16 {
 			return c.misuse("--queues %d from --queue %d on ends behind 65535, the last number", config.Queues, config.Queue)

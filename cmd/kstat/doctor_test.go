@@ -44,7 +44,8 @@ func TestDoctorUsage(t *testing.T) {
 		{[]string{"--queue", "65535", "--queues", "2"}, "--queues 2 from --queue 65535 on ends behind 65535"},
 		{[]string{"--queues", "129"}, "take a number from 1 to 128"},
 		{[]string{"--queue-len", "0"}, "take a number from 1 to 1048576"},
-		{[]string{"--limit", "0s"}, "take a duration, like 10s"},
+		{[]string{"--limit", "0s"}, "--limit has to be positive"},
+		{[]string{"--limit", "10"}, "take a duration, like 500ms, 10s or 2m"},
 		{[]string{"--wrong"}, "flag provided but not defined"},
 	} {
 		got := end(t, tool(append([]string{"doctor"}, c.args...)...))

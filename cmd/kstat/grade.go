@@ -32,7 +32,7 @@ type grading struct {
 }
 
 func gradeCommand(c *command, flags *flag.FlagSet) func([]string) int {
-	g := &grading{format: grade.Text}
+	g := &grading{format: grade.Text, limit: 10 * time.Minute}
 	g.world.add(flags)
 	schema := flags.Bool("schema", false, "print the JSON schema of rubric files, and end")
 	flags.BoolVar(&g.here, "here", false, "grade the module of the world that this runs in, instead of a new one")
@@ -54,11 +54,10 @@ func gradeCommand(c *command, flags *flag.FlagSet) func([]string) int {
 	flags.StringVar(&g.target.Start, "start", "", "`PATH` of its start")
 	flags.StringVar(&g.target.Load, "load", "", "shell `COMMAND` that loads it")
 	flags.StringVar(&g.target.Unload, "unload", "", "shell `COMMAND` that unloads it")
-	flags.DurationVar(&g.limit, "limit", 10*time.Minute, "how long the command may take")
+	durationFlag(flags, &g.limit, "limit", "let the command take `DURATION` at most (default 10m)")
 	return func(line []string) int {
 		if *schema {
-			_, _ = os.Stdout.Write(grade.JSONSchema())
-			return 0
+			return c.print(os.Stdout.Write(grade.JSONSchema()))
 		}
 		g.command = flags.Args()
 		if err := g.check(); err != nil {

@@ -130,6 +130,7 @@ func TestGradeMisuse(t *testing.T) {
 		{"--rubric", "x.yaml", "--", "true"},
 		{"--limit", "0s", "--", "true"},
 		{"--limit", "soon"},
+		{"--limit", "3"},
 		{"--here"},
 		{"--nout", "/no/x", "--counter", "/no/x", "--start", "/no/x"},
 		{"--no-such-flag"},
@@ -151,6 +152,8 @@ func TestCommandLine(t *testing.T) {
 		{nil, 2, "", "usage: kstat COMMAND"},
 		{[]string{"help"}, 0, "usage: kstat COMMAND", ""},
 		{[]string{"--help"}, 0, "usage: kstat COMMAND", ""},
+		{[]string{"help", "watch"}, 0, "usage: kstat watch [FLAG]…", ""},
+		{[]string{"help", "frobnicate"}, 2, "", `kstat: there is no command "frobnicate"`},
 		{[]string{"version"}, 0, "kstat ", ""},
 		{[]string{"frobnicate"}, 2, "", `kstat: there is no command "frobnicate"`},
 		{[]string{"run", "--help"}, 0, "usage: kstat run [FLAG]…", ""},
@@ -170,6 +173,24 @@ func TestCommandLine(t *testing.T) {
 		if got.status != c.status || !strings.HasPrefix(got.stdout, c.stdout) || !strings.HasPrefix(got.stderr, c.stderr) ||
 			(c.stdout == "") != (got.stdout == "") || (c.stderr == "") != (got.stderr == "") {
 			t.Errorf("kstat %q: %+v", c.args, got)
+		}
+	}
+}
+
+// TestFullDisk: what could not be printed is told, and is no success.
+func TestFullDisk(t *testing.T) {
+	for _, args := range [][]string{{"help"}, {"version"}, {"run", "--help"}, {"doctor", "run", "--help"}, {"grade", "--schema"}, {"doctor", "--schema"},
+		{"completion", "bash"}, {"manual"}, {"manual", "run"}, {"ko"}} {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		must(t, err)
+		var stderr strings.Builder
+		cmd := tool(args...)
+		cmd.Stdout, cmd.Stderr = full, &stderr
+		_ = cmd.Run()
+		must(t, full.Close())
+		status, want := cmd.ProcessState.ExitCode(), "write /dev/stdout: no space left on device\n"
+		if status != 1 || !strings.HasSuffix(stderr.String(), want) || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("kstat %q: status %d, %q, want 1 and %q", args, status, stderr.String(), want)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"kstat/lab/doctor"
 	"kstat/lab/kmod"
@@ -67,11 +68,12 @@ func dispatch(args []string) int {
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		fmt.Print(whole().Help())
-		return 0
+		if args[0] == "help" && len(args) > 1 {
+			return dispatch([]string{args[1], "--help"})
+		}
+		return tell(whole().Help())
 	case "version", "--version":
-		fmt.Println("kstat", version.String())
-		return 0
+		return tell("kstat " + version.String() + "\n")
 	}
 	for _, c := range slices.Concat(commands, selfCommands()) {
 		if c.name == args[0] {
@@ -82,6 +84,15 @@ func dispatch(args []string) int {
 	return exitUsage
 }
 
+// tell prints a text of kstat's own and returns the exit status.
+func tell(text string) int {
+	if _, err := os.Stdout.WriteString(text); err != nil {
+		fmt.Fprintln(os.Stderr, "kstat:", err)
+		return exitFailure
+	}
+	return 0
+}
+
 // main runs the command and returns the exit status.
 func (c *command) main(line []string) int {
 	flags, run := c.flags()
@@ -89,8 +100,7 @@ func (c *command) main(line []string) int {
 	flags.Usage = func() {}
 	switch err := flags.Parse(line); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Print(c.program().Help())
-		return 0
+		return c.print(os.Stdout.WriteString(c.program().Help()))
 	case err != nil:
 		return c.misuse("%v", err)
 	}
@@ -120,6 +130,16 @@ func countFlag(flags *flag.FlagSet, count *uint64, usage string) {
 	flags.Func("n", usage, func(s string) (err error) {
 		if *count, err = strconv.ParseUint(s, 10, 64); err != nil || *count == 0 {
 			return errors.New("take a number from 1 on")
+		}
+		return nil
+	})
+}
+
+// durationFlag adds a flag that takes a duration.
+func durationFlag(flags *flag.FlagSet, d *time.Duration, name, usage string) {
+	flags.Func(name, usage, func(s string) (err error) {
+		if *d, err = time.ParseDuration(s); err != nil {
+			return errors.New("take a duration, like 500ms, 10s or 2m")
 		}
 		return nil
 	})

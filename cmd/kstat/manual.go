@@ -33,7 +33,7 @@ func whole() *manual.Program {
 		p.Commands = append(p.Commands, c.program())
 	}
 	p.Commands = append(p.Commands,
-		&manual.Program{Name: "kstat help", About: "list the commands"},
+		&manual.Program{Name: "kstat help", About: "list the commands, or the flags of one"},
 		&manual.Program{Name: "kstat version", About: "say the version"})
 	for i, c := range all {
 		if c.words != nil {

@@ -13,7 +13,8 @@ import (
 func topCommand(c *command, flags *flag.FlagSet) func([]string) int {
 	mount := mountFlag(flags)
 	var t top.Top
-	flags.DurationVar(&t.Interval, "interval", time.Second, "look after each `TIME` (default 1s)")
+	t.Interval = time.Second
+	durationFlag(flags, &t.Interval, "interval", "look after each `TIME` (default 1s)")
 	flags.BoolVar(&t.NoColor, "no-color", false, "no colours; so does NO_COLOR in the environment")
 	once := flags.Bool("once", false, "print one table, with the rates of one interval, and end; so it does where there is no terminal")
 	return func([]string) int {

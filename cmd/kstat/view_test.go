@@ -628,9 +628,11 @@ func TestViewMisuse(t *testing.T) {
 	}{
 		{[]string{"top", "--interval", "1ms"}, outcome{2, "", "kstat top: --interval 1ms is too short: 50ms or more (kstat top --help lists the flags)\n"}},
 		{[]string{"top", "--interval", "-1s"}, outcome{2, "", "kstat top: --interval -1s is too short: 50ms or more (kstat top --help lists the flags)\n"}},
+		{[]string{"top", "--interval", "1"}, outcome{2, "", "kstat top: invalid value \"1\" for flag -interval: take a duration, like 500ms, 10s or 2m (kstat top --help lists the flags)\n"}},
 		{[]string{"top", "now"}, outcome{2, "", "kstat top: \"now\" is not a flag, and nothing else is expected (kstat top --help lists the flags)\n"}},
 		{[]string{"top", "--mount", "/nowhere"}, outcome{1, "", "kstat top: no kstatd is mounted on /nowhere: start one there, or name another directory by --mount\n"}},
 		{[]string{"watch", "--interval", "0"}, outcome{2, "", "kstat watch: --interval 0s is too short: 50ms or more (kstat watch --help lists the flags)\n"}},
+		{[]string{"watch", "--interval", "often"}, outcome{2, "", "kstat watch: invalid value \"often\" for flag -interval: take a duration, like 500ms, 10s or 2m (kstat watch --help lists the flags)\n"}},
 		{[]string{"watch", "-n", "0"}, outcome{2, "", "kstat watch: invalid value \"0\" for flag -n: take a number from 1 on (kstat watch --help lists the flags)\n"}},
 		{[]string{"watch", "it"}, outcome{2, "", "kstat watch: \"it\" is not a flag, and nothing else is expected (kstat watch --help lists the flags)\n"}},
 		{[]string{"watch", "--mount", "/nowhere"}, outcome{1, "", "kstat watch: no kstatd is mounted on /nowhere: start one there, or name another directory by --mount\n"}},

@@ -32,16 +32,17 @@ func checkInterval(d time.Duration) error {
 func watchCommand(c *command, flags *flag.FlagSet) func([]string) int {
 	mount := mountFlag(flags)
 	w := watch.Watch{Out: os.Stdout}
-	every := flags.Duration("interval", 0, "print a line after each `TIME` (1s, 500ms) with what was counted in it, instead of one per publication")
+	var every time.Duration
+	durationFlag(flags, &every, "interval", "print a line after each `TIME` (1s, 500ms) with what was counted in it, instead of one per publication")
 	flags.BoolVar(&w.JSON, "json", false, "print each line as an object of JSON")
 	countFlag(flags, &w.Count, "end after `COUNT` lines with figures")
 	return func([]string) int {
 		print := w.Publications
 		if isSet(flags, "interval") {
-			if err := checkInterval(*every); err != nil {
+			if err := checkInterval(every); err != nil {
 				return c.misuse("%v", err)
 			}
-			print = func() error { return w.Intervals(*every) }
+			print = func() error { return w.Intervals(every) }
 		}
 		if flags.NArg() > 0 {
 			return c.misuse("%q is not a flag, and nothing else is expected", flags.Arg(0))

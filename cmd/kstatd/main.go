@@ -22,17 +22,25 @@ const (
 	exitUnmounted = 3 // somebody has unmounted the tree
 )
 
+// tell prints a text that was asked for; nothing is left to do behind it.
+func tell(text string) {
+	if _, err := os.Stdout.WriteString(text); err != nil {
+		fmt.Fprintf(os.Stderr, "kstatd: %v\n", err)
+		os.Exit(exitFailure)
+	}
+}
+
 func main() {
 	o, err := parseFlags(os.Args[1:])
 	switch {
 	case errors.Is(err, errHelp):
-		fmt.Print(program().Help())
+		tell(program().Help())
 		return
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "kstatd: %v (kstatd --help lists the flags)\n", err)
 		os.Exit(exitUsage)
 	case o.version:
-		fmt.Println("kstatd", version.String())
+		tell("kstatd " + version.String() + "\n")
 		return
 	case o.print != nil:
 		if err := o.print(); err != nil {
