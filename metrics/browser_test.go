@@ -59,6 +59,7 @@ func TestBrowser(t *testing.T) {
 		"Keyboard":      testKeyboard,
 		"Accessibility": testAccessibility,
 		"Rebinding":     testRebinding,
+		"Narrow":        testNarrow,
 	} {
 		t.Run(name, func(t *testing.T) {
 			tab, err := b.Tab()
@@ -99,6 +100,25 @@ func eval[T any](t *testing.T, tab *chromium.Tab, expression string) (value T) {
 	return value
 }
 
+// visit opens the page where a device has just come, of which Chromium may hear
+// in the middle: it drops then what it loads, the page or its script
+// (ERR_NETWORK_CHANGED).
+func visit(t *testing.T, tab *chromium.Tab, url string) {
+	t.Helper()
+	var err error
+	for range 5 {
+		var whole bool
+		err = tab.Do(chromedp.Navigate(url), chromedp.Evaluate(`typeof past === "object" && document.styleSheets.length > 0`, &whole))
+		if err == nil && whole {
+			return
+		}
+		if err != nil && !strings.Contains(err.Error(), "ERR_NETWORK_CHANGED") {
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("the page is not loaded: %v", err)
+}
+
 // tableOf is the page's table, as its cells say exactly.
 func tableOf(t *testing.T, tab *chromium.Tab) [][]string {
 	t.Helper()
@@ -137,7 +157,7 @@ func testTraffic(t *testing.T, tab *chromium.Tab) {
 
 	peer := sandbox.Veth(t)
 	at := server(t, quick(newTree(engine, table), true))
-	do(t, tab, chromedp.Navigate(at.URL))
+	visit(t, tab, at.URL)
 	await(t, tab, `document.title.includes("packets/s")`)
 	await(t, tab, `$("started").textContent === "stopped" && !$("empty").hidden`)
 
@@ -542,6 +562,34 @@ func testAccessibility(t *testing.T, tab *chromium.Tab) {
 				}
 			}
 		}
+	}
+}
+
+// testNarrow: the largest figures, and many of them, make no page wider than
+// its window, nor a tile's text wider than the tile (WCAG 2.2, 1.4.10).
+func testNarrow(t *testing.T, tab *chromium.Tab) {
+	s := newScript()
+	at := server(t, s)
+	do(t, tab, chromedp.Navigate(at.URL))
+	for n := range uint64(2) {
+		e := &event{
+			Epoch: "a", Time: second(int(n)), Start: 1, Counter: 1<<32 - 1, NOut: 1<<64 - 1, Publications: 1<<64 - 1, Pending: 1<<32 - 2, Uncounted: 1<<64 - 1,
+			Gaps: 1<<32 - 1, Restarts: 1<<32 - 1, Hook: "postrouting", Engine: "nfqueue", Version: strings.Repeat("v0", 50),
+		}
+		for p := range 60 {
+			e.Protocols = append(e.Protocols, protocol{fmt.Sprint("protocol-", p), &p, "ipv6", 1<<64 - 2 + n, 1<<64 - 2 + n, 1<<64 - 1})
+		}
+		s.events <- string(message("", e))
+	}
+	await(t, tab, `rows.size === 60 && $("nout").value === "18446744073709551615"`)
+	for _, width := range []int64{1200, 600, 400, 360, 320} {
+		do(t, tab, chromedp.EmulateViewport(width, 900), chromedp.Evaluate(`drawNow()`, nil))
+		is(t, fmt.Sprintf("how far the page is wider than %d", width), eval[int](t, tab, `document.documentElement.scrollWidth - innerWidth`), 0)
+		is(t, fmt.Sprintf("what is wider than its tile, at %d", width), eval[[]string](t, tab,
+			`[...document.querySelectorAll(".tiles dt, .tiles dd, .tiles dd *")].filter((e) => e.checkVisibility() && e.clientWidth && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)`), []string{})
+		is(t, fmt.Sprintf("the chart's times that touch, at %d", width), eval[[]string](t, tab, `[...document.querySelectorAll("#chart text")]
+			.filter((text) => /min|now/.test(text.textContent)).map((text) => [text.getBoundingClientRect(), text.textContent]).sort(([a], [b]) => a.left - b.left)
+			.filter(([a], i, all) => i && a.left < all[i - 1][0].right + 8).map(([, text]) => text)`), []string{})
 	}
 }
 

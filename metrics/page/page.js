@@ -265,6 +265,7 @@ function drawTiles(event, latest) {
   set(started, event.start ? "started" : "stopped");
   set($("at"), `as of ${clock.format(event.time)}`);
   for (const name of ["nout", "publications", "pending", "counter", "uncounted"]) figure($(name), BigInt(event[name]));
+  set($("times"), BigInt(event.publications) === 1n ? "time" : "times");
   $("fill").value = Number(event.pending) / event.counter;
   set($("now-packets"), latest.rates ? short(History.sum(latest, "packets"), "packets") : "–");
   set($("now-bytes"), latest.rates ? perSecond(History.sum(latest, "bytes"), "bytes") : "not known yet");
@@ -352,7 +353,7 @@ function drawChart() {
       shape("text", { x: plot.left - 8, y: y(value) + 4, "text-anchor": "end" }, tick(value, unit)));
   }
   for (let minute = 0; minute <= SPAN / 60_000; minute++) {
-    if (width < 500 && minute % 2 === 0 && minute) continue;
+    if (minute && (width < 500 && minute % 2 === 0 || width < 340 && minute === 1)) continue;
     const at = x(end - minute * 60_000);
     art.append(shape("text", { x: at, y: plot.bottom + 18, "text-anchor": minute === 0 ? "end" : minute === 5 ? "start" : "middle" },
       minute === 0 ? "now" : `−${minute} min`));
