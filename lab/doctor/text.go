@@ -57,7 +57,7 @@ type page struct {
 	w      *bufio.Writer
 	screen Screen
 	right  int // the last column
-	label  int // the width of titles
+	label  int // the width of titles; 0: what was found is beneath them
 }
 
 // WriteText writes the report for a person: a line for each check, more for
@@ -76,6 +76,9 @@ func (r *Report) WriteText(w io.Writer, s Screen, verbose bool) error {
 		p.label = max(p.label, len(f.Title))
 	}
 	p.label = min(p.label, 28)
+	if p.right-6-p.label < 24 {
+		p.label = 0
+	}
 	group := ""
 	for _, c := range r.Checks {
 		if c.Group != group {
