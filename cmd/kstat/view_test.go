@@ -438,6 +438,21 @@ func TestTopSizes(t *testing.T) {
 	s.awaitText("1–4 of 5")
 }
 
+// TestTopNoSize: a terminal that does not know its size has one.
+func TestTopNoSize(t *testing.T) {
+	needWorld(t)
+	d := startDaemon(t, treeDir(t))
+	p := openTerminal(t) // 0 columns, 0 lines
+	defer p.ours.Close()
+	cmd := tool("top", "--mount", d.dir)
+	cmd.Env = append(cmd.Environ(), "TERM=xterm")
+	p.start(cmd)
+	p.await("nothing has been counted yet")
+	p.write("q")
+	p.await("\x1b[?1049l")
+	must(t, cmd.Wait())
+}
+
 // colours are SGR codes that set one.
 var colours = regexp.MustCompile(`\x1b\[([\d;:]*;)?(3[0-8]|4[0-8]|9[0-7]|10[0-7])[;:\dm]`)
 

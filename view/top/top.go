@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -40,7 +41,7 @@ func (t *Top) Run() error {
 		}
 	case <-time.After(time.Second):
 	}
-	var options []tea.ProgramOption
+	options := []tea.ProgramOption{tea.WithFilter(sized)}
 	if t.NoColor || !tty.Colored(os.Stdout) {
 		options = append(options, tea.WithColorProfile(colorprofile.ASCII))
 	}
@@ -49,6 +50,15 @@ func (t *Top) Run() error {
 		return nil
 	}
 	return err
+}
+
+// sized gives a terminal that does not know its size, as those of serial lines
+// and of some programs that make one, that of most.
+func sized(_ tea.Model, msg tea.Msg) tea.Msg {
+	if s, ok := msg.(tea.WindowSizeMsg); ok {
+		return tea.WindowSizeMsg{Width: cmp.Or(s.Width, 80), Height: cmp.Or(s.Height, 24)}
+	}
+	return msg
 }
 
 // Once looks twice, an interval apart, and prints a table of what is there.
