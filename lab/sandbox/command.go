@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,14 +54,20 @@ func StartReady(cmd *exec.Cmd) (manager io.Closer, err error) {
 		return nil, err
 	}
 	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	_ = notify.SetReadDeadline(time.Now().Add(readyLimit))
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, notify.Close())
 	}
+	var ended atomic.Bool
 	go func() { // it is left for the caller to wait for
 		_ = unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		ended.Store(true)
 		_ = notify.SetReadDeadline(time.Now())
 	}()
 	if err := awaitReady(notify); err != nil {
+		if ended.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errors.New("it has ended before it was ready")
+		}
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		kill := time.AfterFunc(readyLimit, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
@@ -70,9 +78,6 @@ func StartReady(cmd *exec.Cmd) (manager io.Closer, err error) {
 }
 
 func awaitReady(notify *net.UnixConn) error {
-	if err := notify.SetReadDeadline(time.Now().Add(readyLimit)); err != nil {
-		return err
-	}
 	message := make([]byte, 100)
 	n, err := notify.Read(message)
 	switch {
