@@ -29,11 +29,13 @@ func whole() *manual.Program {
 		About:    "run and grade what uses the files of the KSTAT kernel module",
 	}
 	all := slices.Concat(commands, selfCommands())
+	var names []string
 	for _, c := range all {
 		p.Commands = append(p.Commands, c.program())
+		names = append(names, c.name)
 	}
 	p.Commands = append(p.Commands,
-		&manual.Program{Name: "kstat help", About: "list the commands, or the flags of one"},
+		&manual.Program{Name: "kstat help", About: "list the commands, or the flags of one", Words: names},
 		&manual.Program{Name: "kstat version", About: "say the version"})
 	for i, c := range all {
 		if c.words != nil {
