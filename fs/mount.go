@@ -153,15 +153,18 @@ func (m *MountPoint) Close() error {
 // resolve returns dir as an absolute path whose parents are no symbolic links.
 // Its last element is not looked at.
 func resolve(dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", fmt.Errorf("mount point %s: %w", dir, err)
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	} else {
+		return "", fmt.Errorf("mount point %s: the working directory is gone, name an absolute path: %w", dir, err)
 	}
 	if dir == "/" {
 		return "", fmt.Errorf("mount point /: choose a directory of its own: %w", unix.EINVAL)
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("mount point %s: its parent directory cannot be used, make it first: %w", dir, err)
+	} else if err != nil {
 		return "", fmt.Errorf("mount point %s: its parent directory cannot be used: %w", dir, err)
 	}
 	return filepath.Join(parent, filepath.Base(dir)), nil

@@ -86,7 +86,7 @@ func TestRefusedMountPoints(t *testing.T) {
 		"file":           "not a directory",
 		"full":           "not empty",
 		"foreign":        "tmpfs",
-		"missing/parent": "parent directory",
+		"missing/parent": "parent directory cannot be used, make it first",
 		"file/below":     "not a directory",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -117,7 +118,9 @@ func (s *sockets) open(a address) error {
 	l, err := c.Listen(context.Background(), a.network, a.name)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return taken(a)
+		return s.taken(a)
+	case errors.Is(err, unix.EINVAL) && linkLocal(a):
+		return fmt.Errorf("a link-local address is that of a device: name it, as [fe80::1%%eth0]:9469: %w", bare(err))
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("this host does not have that address: choose one that ip address shows: %w", bare(err))
 	case errors.Is(err, unix.ENOENT):
@@ -191,8 +194,14 @@ func peer(c *net.UnixConn) (who string) {
 	return who
 }
 
-// taken says that somebody else has an address, and who.
-func taken(a address) error {
+// linkLocal reports whether an address wants a device, and names none.
+func linkLocal(a address) bool {
+	at, err := netip.ParseAddrPort(a.name)
+	return err == nil && at.Addr().IsLinkLocalUnicast() && at.Addr().Zone() == ""
+}
+
+// taken says that an address is taken, and by whom.
+func (s *sockets) taken(a address) error {
 	who := hook.Unseen
 	if host, port, err := net.SplitHostPort(a.name); err == nil && a.network != "unix" {
 		ip, err := netip.ParseAddr(host)
@@ -200,9 +209,29 @@ func taken(a address) error {
 			ip = netip.IPv6Unspecified()
 		}
 		n, _ := strconv.ParseUint(port, 10, 16)
+		if s.have(ip, int(n)) {
+			return fmt.Errorf("another --listen, or a socket of the service manager, has it already: leave one of them out: %w", unix.EADDRINUSE)
+		}
 		who, _ = hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n)))
 	}
 	return fmt.Errorf("%s listens there: end it, or choose another address: %w", who, unix.EADDRINUSE)
+}
+
+// have reports whether one of the sockets is in the way of an address.
+func (s *sockets) have(ip netip.Addr, port int) bool {
+	return slices.ContainsFunc(s.files, func(f *os.File) bool {
+		var have netip.Addr
+		var at int
+		switch name, _ := unix.Getsockname(int(f.Fd())); name := name.(type) {
+		case *unix.SockaddrInet4:
+			have, at = netip.AddrFrom4(name.Addr), name.Port
+		case *unix.SockaddrInet6:
+			have, at = netip.AddrFrom16(name.Addr).Unmap(), name.Port
+		default:
+			return false
+		}
+		return at == port && (have == ip.Unmap().WithZone("") || have.IsUnspecified() || ip.IsUnspecified())
+	})
 }
 
 // close closes the sockets, and removes the files that were made for them, if

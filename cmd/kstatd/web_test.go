@@ -322,6 +322,13 @@ func TestListenTaken(t *testing.T) {
 	refused("unix:"+file, "something else than a socket")
 	refused("unix:"+filepath.Join(folder, "no", "such"), "no such file or directory", "there is no directory "+filepath.Join(folder, "no")+":")
 	refused("192.0.2.1:9469", "cannot assign", "does not have that address")
+	refused("[fe80::1]:9469", "link-local", "[fe80::1%eth0]:9469")
+	for _, all := range []string{":9469", "0.0.0.0:9469"} { // its own is nobody to be ended
+		status, _, stderr := once(t, "--mount", mountDir(t), "--listen", all, "--listen", "127.0.0.1:9469")
+		if status != exitFailure || !strings.Contains(stderr, "listen on 127.0.0.1:9469: another --listen, or a socket of the service manager, has it already: leave one of them out") {
+			t.Errorf("--listen %s, and once more: status %d: %s", all, status, stderr)
+		}
+	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != "mine" {
 		t.Errorf("the file is %q: %v", text, err)
 	}
