@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -103,6 +104,40 @@ func TestMountsArePrivate(t *testing.T) {
 		if strings.Contains(head, " shared:") || strings.Contains(head, " master:") {
 			t.Errorf("not private: %s", line)
 		}
+	}
+}
+
+// TestHostsTreeIsHidden: a kstatd of the host's is none of a test's.
+func TestHostsTreeIsHidden(t *testing.T) {
+	Need(t, Namespaces, FUSE)
+	dir := filepath.Join(t.TempDir(), "a tree")
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", device.Fd())
+	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("kstat", dir, "fuse.kstatd", 0, options)); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	if mounts, _ := fuseMounts(); !strings.Contains(strings.Join(mounts, "\n"), `a\040tree`) {
+		t.Fatalf("no tree among %q", mounts)
+	}
+	out, err := child("TestRoleTrees", "trees").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "trees: []\n") {
+		t.Errorf("%v; in a sandbox below this one:\n%s", err, out)
+	}
+}
+
+func TestRoleTrees(t *testing.T) {
+	if os.Getenv(role) == "" {
+		return
+	}
+	mounts, err := fuseMounts()
+	fmt.Printf("trees: %q\n", mounts)
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
