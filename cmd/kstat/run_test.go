@@ -356,7 +356,7 @@ func TestRunSignalBeyondGroup(t *testing.T) {
 	go func() { done <- cmd.Wait() }()
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		must(t, cmd.Process.Kill())
 		t.Error("the signal for the group did not reach the command")
 	}
@@ -677,7 +677,7 @@ func (p *terminal) write(text string) {
 func (p *terminal) await(text string) {
 	p.t.Helper()
 	buffer := make([]byte, 4096)
-	must(p.t, p.ours.SetReadDeadline(time.Now().Add(10*time.Second)))
+	must(p.t, p.ours.SetReadDeadline(time.Now().Add(30*time.Second)))
 	for !strings.Contains(p.seen.String(), text) {
 		n, err := p.ours.Read(buffer)
 		p.seen.Write(buffer[:n])
@@ -780,12 +780,11 @@ func left(t testing.TB) []string {
 func gone(t testing.TB, before []string) {
 	t.Helper()
 	var more []string
-	for range 100 {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		more = slices.DeleteFunc(left(t), func(s string) bool { return slices.Contains(before, s) })
 		if len(more) == 0 {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("left behind: %q", more)
 }

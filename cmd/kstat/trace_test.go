@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,26 +34,87 @@ func wait(t *testing.T, what string, f func() bool) {
 type traceRun struct {
 	t           *testing.T
 	cmd         *exec.Cmd
-	out, errors bytes.Buffer
+	out, errors shown
 }
 
-// startTrace starts a kstat trace, and waits until it reads.
-func startTrace(t *testing.T, dir string, args ...string) *traceRun {
+// shown is what a program has written, to be read while it writes more.
+type shown struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *shown) Write(text []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(text)
+}
+
+func (s *shown) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// newTrace starts a kstat trace.
+func newTrace(t *testing.T, dir string, args ...string) *traceRun {
 	t.Helper()
 	r := &traceRun{t: t, cmd: tool(append([]string{"trace", "--mount", dir}, args...)...)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errors
 	must(t, r.cmd.Start())
+	return r
+}
+
+// startTrace starts a kstat trace, and waits until it waits for a packet.
+func startTrace(t *testing.T, dir string, args ...string) *traceRun {
+	t.Helper()
+	r := newTrace(t, dir, args...)
 	wait(t, "a trace that reads", func() bool { return reads(r.cmd.Process.Pid) })
 	return r
 }
 
-// reads reports whether a process has a trace open.
-func reads(pid int) bool {
+// awaitLines waits until so many lines are shown.
+func (r *traceRun) awaitLines(n int) {
+	r.t.Helper()
+	wait(r.t, fmt.Sprint(n, " lines"), func() bool { return strings.Count(r.out.String(), "\n") >= n })
+}
+
+// isTrace reports whether a link in /proc is to a file that shows packets.
+func isTrace(fd string) bool {
+	name, _ := os.Readlink(fd)
+	return strings.HasPrefix(filepath.Base(name), "trace")
+}
+
+// opened reports whether a process has a trace open.
+func opened(pid int) bool {
 	open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	return slices.ContainsFunc(open, func(fd string) bool {
-		name, _ := os.Readlink(fd)
-		return strings.HasPrefix(filepath.Base(name), "trace")
+	return slices.ContainsFunc(open, isTrace)
+}
+
+// reads reports whether a thread of a process is in a read of a trace.
+func reads(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	return slices.ContainsFunc(threads, func(path string) bool {
+		in, _ := os.ReadFile(path)
+		var number, fd int
+		n, _ := fmt.Sscanf(string(in), "%d 0x%x", &number, &fd)
+		return n == 2 && number == unix.SYS_READ && isTrace(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
 	})
+}
+
+// packetsIn counts the packets in a pcapng file that is being written.
+func packetsIn(file string) (n int) {
+	text, _ := os.ReadFile(file)
+	for len(text) >= 8 {
+		size := binary.LittleEndian.Uint32(text[4:])
+		if size < 12 || int(size) > len(text) {
+			break
+		}
+		if binary.LittleEndian.Uint32(text) == 6 { // an enhanced packet block
+			n++
+		}
+		text = text[size:]
+	}
+	return n
 }
 
 // end waits for the end, of itself or by a signal.
@@ -80,8 +143,8 @@ func TestTrace(t *testing.T) {
 	sink, err := traffic.UDPSink(lo)
 	must(t, err)
 	defer sink.Close()
-	send := func() { // 6 TCP, 5 UDP, 4 ICMP
-		must(t, traffic.TCPConnect(closed, 3), traffic.UDP(sink.AddrPort, 5, 10), traffic.Ping(lo, 2))
+	send := func() { // 4 ICMP, 5 UDP, 6 TCP, an RST the last
+		must(t, traffic.Ping(lo, 2), traffic.UDP(sink.AddrPort, 5, 10), traffic.TCPConnect(closed, 3))
 	}
 	const place = `127\.0\.0\.1(\.\d+)?`
 	columns := func(rest string) string {
@@ -92,17 +155,17 @@ func TestTrace(t *testing.T) {
 	t.Run("enough", func(t *testing.T) {
 		r := startTrace(t, dir, "-n", "4", "udp", "and", "port", fmt.Sprint(sink.AddrPort.Port()))
 		send()
-		if got := r.end(0); got.status != 0 || !matches(got.stdout, udp, udp, udp, udp) || !matches(got.stderr, `4 packets shown of 1\d, 0 missed`) {
+		if got := r.end(0); got.status != 0 || !matches(got.stdout, udp, udp, udp, udp) || !matches(got.stderr, `4 packets shown of 8, 0 missed`) {
 			t.Errorf("%+v", got)
 		}
 	})
 	t.Run("interrupted", func(t *testing.T) {
 		for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGTERM} {
-			r := startTrace(t, dir, "icmp or (tcp and dst port "+fmt.Sprint(closed.Port())+")")
+			r := startTrace(t, dir, "icmp or (tcp and src port "+fmt.Sprint(closed.Port())+")")
 			send()
-			wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
-			syn, request, reply := columns(`Flags \[S\], .*`), columns(`ICMP echo request, .*`), columns(`ICMP echo reply, .*`)
-			if got := r.end(signal); got.status != 0 || !matches(got.stdout, syn, syn, syn, request, reply, request, reply) || got.stderr != "7 packets shown of 15, 0 missed\n" {
+			r.awaitLines(7)
+			rst, request, reply := columns(`Flags \[R\.\], .*`), columns(`ICMP echo request, .*`), columns(`ICMP echo reply, .*`)
+			if got := r.end(signal); got.status != 0 || !matches(got.stdout, request, reply, request, reply, rst, rst, rst) || got.stderr != "7 packets shown of 15, 0 missed\n" {
 				t.Errorf("%v: %+v", signal, got)
 			}
 		}
@@ -113,7 +176,7 @@ func TestTrace(t *testing.T) {
 		must(t, os.WriteFile(file, bytes.Repeat([]byte("old"), 1000), 0o644))
 		r := startTrace(t, dir, "--pcap", file, "not icmp")
 		send()
-		wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
+		wait(t, "all of it", func() bool { return packetsIn(file) == 11 })
 		if got := r.end(unix.SIGINT); got != (outcome{0, "", "11 packets shown of 15, 0 missed\n"}) {
 			t.Errorf("%+v", got)
 		}
@@ -129,7 +192,7 @@ func TestTrace(t *testing.T) {
 		cmd.Stdin = packets
 		got := end(t, cmd)
 		tcp := strings.Repeat("lo 6 1 \nlo 6 0 \n", 3)
-		if want := tcp + strings.Repeat("lo 17  18\n", 5); got.status != 0 || got.stdout != want {
+		if want := strings.Repeat("lo 17  18\n", 5) + tcp; got.status != 0 || got.stdout != want {
 			t.Errorf("%+v, want\n%s", got, want)
 		}
 	})
@@ -137,20 +200,18 @@ func TestTrace(t *testing.T) {
 	t.Run("into a pipe that nobody reads", func(t *testing.T) {
 		fifo := filepath.Join(t.TempDir(), "fifo")
 		must(t, unix.Mkfifo(fifo, 0o600))
-		r := startTrace(t, dir, "--pcap", fifo)
+		r := newTrace(t, dir, "--pcap", fifo)
+		wait(t, "an open trace", func() bool { return opened(r.cmd.Process.Pid) })
 		if got := r.end(unix.SIGINT); got != (outcome{1, "", tooEarly}) {
 			t.Errorf("%+v", got)
 		}
 	})
 	t.Run("the daemon hangs", func(t *testing.T) {
 		r := startTrace(t, dir)
-		wait(t, "a read", func() bool { return drained(r.cmd.Process.Pid) })
 		goOn := d.stop()
 		defer goOn()
-		late := &traceRun{t: t, cmd: tool("trace", "--mount", dir)}
-		late.cmd.Stdout, late.cmd.Stderr = &late.out, &late.errors
-		must(t, late.cmd.Start())
-		wait(t, "another trace", func() bool { return drained(late.cmd.Process.Pid) })
+		late := newTrace(t, dir)
+		wait(t, "another trace", func() bool { return waitsForFUSE(late.cmd.Process.Pid) })
 		if got := late.end(unix.SIGTERM); got != (outcome{1, "", tooEarly}) {
 			t.Errorf("to be opened: %+v", got)
 		}
@@ -201,7 +262,7 @@ func TestTrace(t *testing.T) {
 	t.Run("the worker dies", func(t *testing.T) {
 		r := startTrace(t, dir)
 		must(t, traffic.UDP(sink.AddrPort, 1, 10))
-		wait(t, "all of it", func() bool { return drained(r.cmd.Process.Pid) })
+		r.awaitLines(1)
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
 		if got := r.end(0); got.status != 1 || !matches(got.stdout, udp) || !matches(got.stderr, `1 packet shown, 0 missed`, `kstat trace: the daemon's worker has died, and what came since is not shown: .*`) {
 			t.Errorf("%+v", got)
@@ -219,22 +280,6 @@ func TestTrace(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	})
-}
-
-// drained reports whether a process waits for the next packet: all of its
-// threads sleep.
-func drained(pid int) bool {
-	for range 20 {
-		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-		for _, file := range files {
-			stat, _ := os.ReadFile(file)
-			if _, after, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(after, "S") {
-				return false
-			}
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-	return true
 }
 
 // TestTraceMisuse: each mistake is told by a line, with what to do.

@@ -148,8 +148,9 @@ func mix(t testing.TB) {
 	sink, err := traffic.UDPSink(lo4)
 	must(t, err)
 	t.Cleanup(func() { must(t, sink.Close()) }) // late: datagrams may still be queued
-	must(t, traffic.TCPConnect(port4, 3), traffic.Ping(lo4, 5), traffic.TCPConnect(port6, 2), traffic.Ping(lo6, 2),
-		traffic.UDP(sink.AddrPort, 3, 12))
+	// Whoever sends a datagram does not wait until it is counted: what is answered comes last.
+	must(t, traffic.UDP(sink.AddrPort, 3, 12),
+		traffic.TCPConnect(port4, 3), traffic.Ping(lo4, 5), traffic.TCPConnect(port6, 2), traffic.Ping(lo6, 2))
 }
 
 // mixed is what mix sends.
@@ -563,7 +564,7 @@ func TestTopHung(t *testing.T) {
 	s := inTerminal(t, 100, 24, utf8, topLine(t, d.dir))
 	s.awaitText("○ stopped")
 	defer d.stop()()
-	s.awaitText("✗ no answer for 1s")
+	s.awaitText("✗ no answer for ")
 	s.keys("?")
 	s.awaitText("start or stop counting (root)")
 	s.keys("q")
@@ -572,7 +573,7 @@ func TestTopHung(t *testing.T) {
 	}
 
 	late := inTerminal(t, 100, 24, utf8, topLine(t, d.dir))
-	late.awaitText("✗ no answer for 1s")
+	late.awaitText("✗ no answer for ")
 	late.keys("C-c")
 	if status := late.awaitEnd(); status != "0" {
 		t.Errorf("begun when the daemon was stopped: exit status %s", status)
