@@ -271,6 +271,7 @@ func TestFaultWorkerStopped(t *testing.T) {
 	closed, err := traffic.ClosedPort(lo)
 	must(t, err)
 	must(t, traffic.TCPConnect(closed, 3))
+	peer := sandbox.Veth(t) // by now: between the two switches there is about a second
 	worker := d.worker()
 	stopped := time.Now()
 	must(t, sandbox.Stop(worker))
@@ -287,7 +288,6 @@ func TestFaultWorkerStopped(t *testing.T) {
 		return errors.Is(err, unix.ECONNREFUSED)
 	})
 	within(t, "new connections get through", time.Since(stopped), 1200*time.Millisecond)
-	peer := sandbox.Veth(t)
 	must(t, traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), 1000, 10)) // which pass, and nobody counts
 	within(t, "a caught connection goes on", <-caught, 4*time.Second)
 	await(t, "a new worker", 20*time.Second, func() bool { return d.readable() && d.document().Restarts == 1 })
