@@ -2,12 +2,12 @@ package fs
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +32,7 @@ type reading struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	lines *bufio.Reader
+	errs  strings.Builder // to be read after the end
 }
 
 // reads starts a command on watch, and waits until it reads.
@@ -41,6 +42,7 @@ func (s *server) reads(name string, args ...string) *reading {
 	stdout, err := r.cmd.StdoutPipe()
 	must(s.t, err)
 	r.lines = bufio.NewReader(stdout)
+	r.cmd.Stderr = &r.errs
 	must(s.t, r.cmd.Start())
 	s.t.Cleanup(func() {
 		if r.cmd.ProcessState == nil {
@@ -242,18 +244,12 @@ func TestWatchEnds(t *testing.T) {
 // error, at once.
 func TestFaultWatchServerKilled(t *testing.T) {
 	s := serve(t)
-	f, err := os.Open(s.path("watch"))
-	must(t, err)
-	defer f.Close()
-	failed := make(chan error, 1)
-	go func() {
-		_, err := unix.Read(int(f.Fd()), make([]byte, 100))
-		failed <- err
-	}()
-	time.Sleep(10 * time.Millisecond)
+	r := s.reads("cat")
 	s.end(unix.SIGKILL)
-	if err := <-failed; !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.ENOTCONN) {
-		t.Errorf("got %v", err)
+	if rest, err := r.end(); rest != "" || err == nil || !slices.ContainsFunc([]unix.Errno{unix.ECONNABORTED, unix.EIO}, func(e unix.Errno) bool {
+		return strings.HasSuffix(strings.ToLower(r.errs.String()), e.Error()+"\n")
+	}) {
+		t.Errorf("cat: %q, %v: %s", rest, err, r.errs.String())
 	}
 	must(t, unix.Unmount(s.dir, unix.MNT_DETACH), os.Remove(s.dir))
 }

@@ -446,17 +446,19 @@ func TestTooManyListeners(t *testing.T) {
 	}
 }
 
-// A server's limits for requests that end do not end this one.
+// A server's limits for requests that end do not end this one. They are long
+// enough for a busy machine to answer.
 func TestEventsOutliveTheServersDeadlines(t *testing.T) {
 	at := httptest.NewUnstartedServer(pageOf(newTree(&standIn{}, stats.NewTable()), false))
-	at.Config.ReadTimeout, at.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	const limit = 2 * eventInterval
+	at.Config.ReadTimeout, at.Config.WriteTimeout = limit, limit
 	at.Start()
 	t.Cleanup(func() {
 		at.CloseClientConnections()
 		at.Close()
 	})
 	next := listen(t, at)
-	for i := range 3 { // a second apart
+	for i := range 1 + 2*limit/eventInterval {
 		if next() == "" {
 			t.Fatalf("the stream ended after %d events", i)
 		}
