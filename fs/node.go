@@ -24,6 +24,7 @@ func NewDir() *Dir { return &Dir{born: time.Now()} }
 var (
 	_ gofs.NodeGetattrer = (*Dir)(nil)
 	_ gofs.NodeSetattrer = (*Dir)(nil)
+	_ gofs.NodeStatfser  = (*Dir)(nil)
 	_ gofs.NodeCreater   = (*Dir)(nil)
 	_ gofs.NodeTmpfiler  = (*Dir)(nil)
 	_ gofs.NodeMkdirer   = (*Dir)(nil)
@@ -62,6 +63,9 @@ func (d *Dir) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn
 	}
 	return d.Getattr(ctx, h, out)
 }
+
+// Statfs describes the file system.
+func (*Dir) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno { return statfs(out) }
 
 // Create refuses.
 func (*Dir) Create(context.Context, string, uint32, uint32, *fuse.EntryOut) (*gofs.Inode, gofs.FileHandle, uint32, syscall.Errno) {
@@ -132,6 +136,7 @@ func NewNode(f File) *Node { return &Node{file: f, born: time.Now()} }
 var (
 	_ gofs.NodeGetattrer = (*Node)(nil)
 	_ gofs.NodeSetattrer = (*Node)(nil)
+	_ gofs.NodeStatfser  = (*Node)(nil)
 	_ gofs.NodeOpener    = (*Node)(nil)
 	_ gofs.NodeFsyncer   = (*Node)(nil)
 )
@@ -153,6 +158,16 @@ func (n *Node) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrI
 		return syscall.EACCES
 	}
 	return n.Getattr(ctx, h, out)
+}
+
+// Statfs describes the file system.
+func (*Node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno { return statfs(out) }
+
+// statfs is what procfs says of itself (simple_statfs): without it a block
+// would have no bytes, and a name no room for one.
+func statfs(out *fuse.StatfsOut) syscall.Errno {
+	out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, unix.NAME_MAX
+	return 0
 }
 
 // Open refuses what the file cannot do. The kernel has checked the mode, but

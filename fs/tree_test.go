@@ -73,6 +73,18 @@ func TestContractTree(t *testing.T) {
 	}
 }
 
+// TestStatfs: the file system says of itself what procfs says.
+func TestStatfs(t *testing.T) {
+	s := serve(t)
+	for _, name := range []string{"", "nout", "proto/tcp", "proto/tcp/bytes"} {
+		var st unix.Statfs_t
+		must(t, unix.Statfs(s.path(name), &st))
+		if st.Bsize != pageSize || st.Frsize != pageSize || st.Namelen != unix.NAME_MAX || st.Blocks != 0 || st.Files != 0 {
+			t.Errorf("%q: %+v", name, st)
+		}
+	}
+}
+
 // TestWritingTable is the contract's table, on the files: what write(2)
 // returns, and what the file reads afterwards.
 func TestWritingTable(t *testing.T) {
