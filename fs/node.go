@@ -1,8 +1,10 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -15,31 +17,33 @@ import (
 // Dir is a folder. Nothing can be made or removed in it, by nobody.
 type Dir struct {
 	gofs.Inode
-	born time.Time
+	born  time.Time
+	share *share
 }
 
 // NewDir returns a folder.
 func NewDir() *Dir { return &Dir{born: time.Now()} }
 
 var (
-	_ gofs.NodeGetattrer = (*Dir)(nil)
-	_ gofs.NodeSetattrer = (*Dir)(nil)
-	_ gofs.NodeStatfser  = (*Dir)(nil)
-	_ gofs.NodeCreater   = (*Dir)(nil)
-	_ gofs.NodeTmpfiler  = (*Dir)(nil)
-	_ gofs.NodeMkdirer   = (*Dir)(nil)
-	_ gofs.NodeMknoder   = (*Dir)(nil)
-	_ gofs.NodeLinker    = (*Dir)(nil)
-	_ gofs.NodeSymlinker = (*Dir)(nil)
-	_ gofs.NodeUnlinker  = (*Dir)(nil)
-	_ gofs.NodeRmdirer   = (*Dir)(nil)
-	_ gofs.NodeRenamer   = (*Dir)(nil)
+	_ gofs.NodeGetattrer      = (*Dir)(nil)
+	_ gofs.NodeSetattrer      = (*Dir)(nil)
+	_ gofs.NodeStatfser       = (*Dir)(nil)
+	_ gofs.NodeOpendirHandler = (*Dir)(nil)
+	_ gofs.NodeCreater        = (*Dir)(nil)
+	_ gofs.NodeTmpfiler       = (*Dir)(nil)
+	_ gofs.NodeMkdirer        = (*Dir)(nil)
+	_ gofs.NodeMknoder        = (*Dir)(nil)
+	_ gofs.NodeLinker         = (*Dir)(nil)
+	_ gofs.NodeSymlinker      = (*Dir)(nil)
+	_ gofs.NodeUnlinker       = (*Dir)(nil)
+	_ gofs.NodeRmdirer        = (*Dir)(nil)
+	_ gofs.NodeRenamer        = (*Dir)(nil)
 )
 
 // fill adds a node for each of files.
 func (d *Dir) fill(ctx context.Context, tree *Tree, files []file) {
 	for i := range files {
-		node := &Node{file: files[i].of(tree), born: d.born}
+		node := &Node{file: files[i].of(tree), born: d.born, share: d.share}
 		d.AddChild(files[i].name, d.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
 	}
 }
@@ -53,6 +57,67 @@ func (d *Dir) addDir(ctx context.Context, name string, child gofs.InodeEmbedder)
 func (d *Dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	out.Mode, out.Nlink = 0o555, 2
 	out.SetTimes(&d.born, &d.born, &d.born)
+	return 0
+}
+
+// OpendirHandle opens the folder, for a list of what the node's own Readdir says
+// or else of its children.
+func (d *Dir) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	l := &listing{dir: d, share: d.share.of(ctx)}
+	if err := l.share.take(folderTake); err != nil {
+		return nil, 0, errno(err)
+	}
+	return l, 0, 0
+}
+
+// listing is an open folder. go-fuse calls it for one goroutine at a time.
+type listing struct {
+	dir   *Dir
+	share *share
+	names gofs.DirStream // nil before the first read
+}
+
+var (
+	_ gofs.FileReaddirenter = (*listing)(nil)
+	_ gofs.FileSeekdirer    = (*listing)(nil)
+	_ gofs.FileReleasedirer = (*listing)(nil)
+)
+
+// Readdirent returns the next name, nil at the end.
+func (l *listing) Readdirent(ctx context.Context) (*fuse.DirEntry, syscall.Errno) {
+	if errno := l.list(ctx); errno != 0 || !l.names.HasNext() {
+		return nil, errno
+	}
+	entry, errno := l.names.Next()
+	return &entry, errno
+}
+
+// Seekdir goes to where a name was.
+func (l *listing) Seekdir(ctx context.Context, offset uint64) syscall.Errno {
+	if errno := l.list(ctx); errno != 0 {
+		return errno
+	}
+	return l.names.(gofs.FileSeekdirer).Seekdir(ctx, offset)
+}
+
+// Releasedir closes it.
+func (l *listing) Releasedir(context.Context, uint32) { _ = l.share.take(-folderTake) }
+
+// list makes the list, once.
+func (l *listing) list(ctx context.Context) (errno syscall.Errno) {
+	if l.names != nil {
+		return 0
+	}
+	if node, ok := l.dir.Operations().(gofs.NodeReaddirer); ok {
+		l.names, errno = node.Readdir(ctx)
+		return errno
+	}
+	var entries []fuse.DirEntry
+	for name, child := range l.dir.Children() {
+		entries = append(entries, fuse.DirEntry{Name: name, Mode: child.Mode(), Ino: child.StableAttr().Ino})
+	}
+	slices.SortFunc(entries, func(a, b fuse.DirEntry) int { return cmp.Compare(a.Ino, b.Ino) }) // as they were made
+	l.names = gofs.NewListDirStream(entries)
 	return 0
 }
 
@@ -126,8 +191,9 @@ type File struct {
 // Node is a [File] in a file system.
 type Node struct {
 	gofs.Inode
-	file File
-	born time.Time
+	file  File
+	born  time.Time
+	share *share
 }
 
 // NewNode returns a node of the file.
@@ -172,7 +238,7 @@ func statfs(out *fuse.StatfsOut) syscall.Errno {
 
 // Open refuses what the file cannot do. The kernel has checked the mode, but
 // lets root pass.
-func (n *Node) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+func (n *Node) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	access := flags & unix.O_ACCMODE
 	if n.file.Stream != nil && access == unix.O_RDONLY {
 		s, err := newStream(&n.file, flags&unix.O_NONBLOCK == 0)
@@ -184,7 +250,11 @@ func (n *Node) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, s
 	if access != unix.O_WRONLY && n.file.Read == nil || access != unix.O_RDONLY && n.file.Write == nil {
 		return nil, 0, syscall.EACCES
 	}
-	return &handle{file: &n.file}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+	h := &handle{file: &n.file, share: n.share.of(ctx)}
+	if err := h.share.take(fileTakes); err != nil {
+		return nil, 0, errno(err)
+	}
+	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 }
 
 // Fsync has nothing to do: a write has taken effect when it returns.
@@ -192,15 +262,17 @@ func (n *Node) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { r
 
 // handle is an open file.
 type handle struct {
-	file *File
+	file  *File
+	share *share
 
 	mu   sync.Mutex
 	text []byte // nil before the first read
 }
 
 var (
-	_ gofs.FileReader = (*handle)(nil)
-	_ gofs.FileWriter = (*handle)(nil)
+	_ gofs.FileReader   = (*handle)(nil)
+	_ gofs.FileWriter   = (*handle)(nil)
+	_ gofs.FileReleaser = (*handle)(nil)
 )
 
 // Read returns a part of the text. A read at the beginning takes a new one, as
@@ -212,6 +284,9 @@ func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadRe
 		text, err := h.file.Read()
 		if err != nil {
 			h.file.Log.Error("read refused", "file", h.file.Name, "err", err)
+			return nil, errno(err)
+		}
+		if err := h.share.take(cap(text) - cap(h.text)); err != nil {
 			return nil, errno(err)
 		}
 		h.text = text
@@ -227,4 +302,10 @@ func (h *handle) Write(_ context.Context, data []byte, _ int64) (uint32, syscall
 		return 0, errno(err)
 	}
 	return uint32(len(data)), 0
+}
+
+// Release closes the file.
+func (h *handle) Release(context.Context) syscall.Errno {
+	_ = h.share.take(-fileTakes - cap(h.text))
+	return 0
 }

@@ -280,12 +280,12 @@ var _ gofs.NodeOnAdder = (*root)(nil)
 // OnAdd builds the whole tree: no file comes or goes afterwards.
 func (r *root) OnAdd(ctx context.Context) {
 	born := time.Now()
-	r.born = born
+	r.born, r.share = born, newShare()
 	r.fill(ctx, r.tree, r.files())
-	protocols := &protocolsNode{Dir: Dir{born: born}, tree: r.tree}
+	protocols := &protocolsNode{Dir: Dir{born: born, share: r.share}, tree: r.tree}
 	r.addDir(ctx, protocolsDir, protocols)
 	for p := range stats.Other + 1 {
-		d := &Dir{born: born}
+		d := &Dir{born: born, share: r.share}
 		protocols.addDir(ctx, r.tree.Names.Name(p), d)
 		d.fill(ctx, r.tree, protocolFiles(p))
 	}
