@@ -600,6 +600,26 @@ func (d *daemon) workers() (pids []int) {
 	return pids
 }
 
+// A process that has ended since the list was made is not said to run.
+func TestNearby(t *testing.T) {
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	must(t, err, cmd.Start())
+	p := process{pid: cmd.Process.Pid}
+	if !p.nearby() {
+		t.Error("a process of ours is not nearby")
+	}
+	must(t, stdin.Close())
+	must(t, unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)) // a zombie by now
+	if p.nearby() {
+		t.Error("a zombie is nearby")
+	}
+	must(t, cmd.Wait())
+	if p.nearby() {
+		t.Error("what was is nearby")
+	}
+}
+
 // A kstatd that runs, one that is stopped by a signal, and what is left of one
 // that was killed.
 func TestDaemon(t *testing.T) {

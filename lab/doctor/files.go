@@ -392,11 +392,12 @@ type process struct {
 	name, state string
 }
 
-// nearby reports whether the process is in our network namespace, or may be.
+// nearby reports whether the process is in our network namespace, or may be:
+// not everybody can tell. One that has ended is in none.
 func (p *process) nearby() bool {
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p.pid))
 	ours, _ := os.Readlink("/proc/self/ns/net")
-	return err != nil || theirs == ours
+	return errors.Is(err, os.ErrPermission) || err == nil && theirs == ours
 }
 
 // processes lists those that can be seen, but for threads of the kernel.
