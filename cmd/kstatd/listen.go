@@ -117,7 +117,7 @@ func (s *sockets) open(a address) error {
 	c.SetMultipathTCP(false) // nobody has asked for it
 	l, err := c.Listen(context.Background(), a.network, a.name)
 	switch {
-	case errors.Is(err, unix.EADDRINUSE):
+	case errors.Is(err, unix.EADDRINUSE) && a.network != "unix": // whose path somebody has made just now
 		return s.taken(a)
 	case errors.Is(err, unix.EINVAL) && linkLocal(a):
 		return fmt.Errorf("a link-local address is that of a device: name it, as [fe80::1%%eth0]:9469: %w", bare(err))
@@ -200,19 +200,21 @@ func linkLocal(a address) bool {
 	return err == nil && at.Addr().IsLinkLocalUnicast() && at.Addr().Zone() == ""
 }
 
-// taken says that an address is taken, and by whom.
+// taken says who keeps an address of TCP from being listened on.
 func (s *sockets) taken(a address) error {
-	who := hook.Unseen
-	if host, port, err := net.SplitHostPort(a.name); err == nil && a.network != "unix" {
-		ip, err := netip.ParseAddr(host)
-		if err != nil { // there is none
-			ip = netip.IPv6Unspecified()
-		}
-		n, _ := strconv.ParseUint(port, 10, 16)
-		if s.have(ip, int(n)) {
-			return fmt.Errorf("another --listen, or a socket of the service manager, has it already: leave one of them out: %w", unix.EADDRINUSE)
-		}
-		who, _ = hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n)))
+	host, port, _ := net.SplitHostPort(a.name)
+	ip, err := netip.ParseAddr(host)
+	if err != nil { // there is none
+		ip = netip.IPv6Unspecified()
+	}
+	n, _ := strconv.ParseUint(port, 10, 16)
+	if s.have(ip, int(n)) {
+		return fmt.Errorf("another --listen, or a socket of the service manager, has it already: leave one of them out: %w", unix.EADDRINUSE)
+	}
+	who, listens := hook.TCPHolder(netip.AddrPortFrom(ip, uint16(n)))
+	if !listens {
+		return fmt.Errorf("nobody listens there, but a connection from that port or a socket that is only bound to it is in the way: "+
+			"choose another address: %w", unix.EADDRINUSE)
 	}
 	return fmt.Errorf("%s listens there: end it, or choose another address: %w", who, unix.EADDRINUSE)
 }

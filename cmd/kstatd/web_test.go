@@ -285,8 +285,9 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestListenTaken: whoever has the address is named, and keeps it; what is no
-// socket stays as it is; a socket that nobody listens on is replaced.
+// TestListenTaken: whoever has the address is named, and keeps it; where nobody
+// listens nobody is named; what is no socket stays as it is; a socket's file that
+// nobody listens on is replaced.
 func TestListenTaken(t *testing.T) {
 	need(t)
 	holder, err := net.Listen("tcp", "127.0.0.1:0")
@@ -318,6 +319,17 @@ func TestListenTaken(t *testing.T) {
 	_, port, _ := net.SplitHostPort(holder.Addr().String())
 	refused(holder.Addr().String(), me, "choose another address")
 	refused(":"+port, me)
+	connected, err := net.Dial("tcp", holder.Addr().String())
+	must(t, err)
+	defer connected.Close()
+	refused(connected.LocalAddr().String(), "nobody listens there", "choose another address")
+	bound, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(bound)
+	must(t, unix.Bind(bound, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	at, err := unix.Getsockname(bound)
+	must(t, err)
+	refused(fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port), "nobody listens there", "choose another address")
 	refused("unix:"+living, me, "choose another path")
 	refused("unix:"+file, "something else than a socket")
 	refused("unix:"+filepath.Join(folder, "no", "such"), "no such file or directory", "there is no directory "+filepath.Join(folder, "no")+":")
