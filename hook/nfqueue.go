@@ -49,8 +49,10 @@ type NFQueue struct {
 	// transition is when the Start or Stop began that holds mu, in
 	// nanoseconds since 1970; 0 if none does.
 	transition atomic.Int64
-	// started mirrors session != nil, for those who must not wait.
+	// started mirrors session != nil, and named the name of its table or of the
+	// last one's, for those who must not wait.
 	started atomic.Bool
+	named   atomic.Pointer[string]
 	flushes atomic.Uint64
 
 	tracing *tracing // nil if nobody ever traces
@@ -255,6 +257,7 @@ func (e *NFQueue) repair(s *session, cause error) error {
 
 // opened tells of a rule that has just been added.
 func (e *NFQueue) opened(s *session) {
+	e.named.Store(&s.rule.table.Name)
 	if e.config.Opened == nil {
 		return
 	}

@@ -258,6 +258,26 @@ func TestFaultForeignChains(t *testing.T) {
 	t.Logf("%d chains made and deleted, %d packets sent and all accounted for", rounds, sent.Load())
 }
 
+// TestFaultAnotherStops: another kstatd's end deletes a base chain like anybody's,
+// and whoever has the name kstat, that is noticed.
+func TestFaultAnotherStops(t *testing.T) {
+	first, _ := startedNFQueue(t, quiet())
+	c := quiet()
+	c.Queue = 5
+	second, _ := startedNFQueue(t, c)
+	stop(t, first)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		status, err := second.Status()
+		must(t, err)
+		if status.Flushes == 1 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d flushes noticed, want 1", status.Flushes)
+		}
+	}
+}
+
 // TestFaultIDsWrap: packet ids are 32 bits and wrap; verdicts go by the last
 // id of a batch, whatever its size.
 func TestFaultIDsWrap(t *testing.T) {

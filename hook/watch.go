@@ -96,9 +96,9 @@ func (e *NFQueue) heed(m netlink.Message, chains map[chainKey]bool) {
 			hooked = kind == unix.NFT_MSG_NEWCHAIN
 		}
 	}
-	ours := key.table == tableName || key.table == fallbackName(e.config)
+	ours := e.named.Load()
 	switch {
-	case ours && (kind == unix.NFT_MSG_DELTABLE || kind == unix.NFT_MSG_DELCHAIN || kind == unix.NFT_MSG_DELRULE || kind == unix.NFT_MSG_NEWRULE):
+	case ours != nil && key.table == *ours && (kind == unix.NFT_MSG_DELTABLE || kind == unix.NFT_MSG_DELCHAIN || kind == unix.NFT_MSG_DELRULE || kind == unix.NFT_MSG_NEWRULE):
 		e.inspectSoon()
 	case hooked:
 		chains[key] = true
