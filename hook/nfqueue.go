@@ -206,7 +206,6 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 		err = s.rule.arm()
 	}
 	if err == nil && inspect {
-		s.lookForStrangers(e.config.Log)
 		err = s.rule.intact()
 	}
 	if err != nil {
@@ -215,28 +214,66 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 		}
 	}
 	if inspect {
-		_, err = e.look(s)
-		if err != nil {
+		if err := e.inspectCounters(s); err != nil {
 			e.config.Log.Warn("the rule's counters cannot be read", "err", err)
 		}
 	}
 	return nil
 }
 
+// inspectCounters keeps the status as of now. It notices counters that somebody
+// has set to zero, and packets of another rule's. The caller holds s.nft.
+func (e *NFQueue) inspectCounters(s *session) error {
+	now, err := s.read()
+	if err != nil {
+		return err
+	}
+	switch {
+	case now.seen < s.last.seen || now.unarmed < s.last.unarmed:
+		e.beginAnew(s, now)
+		now.missed = now.unarmed
+	case now.strange > 0 && !s.strangers:
+		s.strangers = true
+		e.config.Log.Warn("another rule sends packets to our queue, and they are counted as well: choose another number with --queue",
+			"counted", now.seen+uint64(now.strange), "seen", now.seen)
+	}
+	s.last = now
+	_, err = e.look(s)
+	return err
+}
+
+// beginAnew takes counters that somebody has set to zero for those of a new
+// rule. Of what they had seen and nobody has counted, that is kept which the
+// last inspection saw; what they have seen since is taken for counted. The
+// caller holds s.nft.
+func (e *NFQueue) beginAnew(s *session, now reading) {
+	e.keep(s, s.last.missed)
+	s.place(s.rule, s.table.Counted()+uint64(now.queues.waiting(s.holds))-now.seen)
+	e.opened(s)
+	e.config.Log.Warn("somebody has set the rule's counters to zero: what passed uncounted in the last second is in no figure")
+}
+
+// keep makes what the session has missed the engine's, until the session has
+// been placed anew.
+func (e *NFQueue) keep(s *session, missed uint64) {
+	e.statusMu.Lock()
+	defer e.statusMu.Unlock()
+	e.status.Uncounted += missed
+	e.latest = e.status
+	s.counters.Store(nil) // or a look would add them again
+}
+
 // repair puts a new rule in the place of one that is gone or was changed. What
 // the old one's counters said last is kept, what they have seen since is lost
 // with them. The caller holds s.nft.
 func (e *NFQueue) repair(s *session, cause error) error {
-	missed, _, err := s.uncounted()
-	e.statusMu.Lock()
+	now, err := s.read()
 	if err != nil { // the counters are gone: what they said at the last look
-		missed = e.latest.Uncounted - e.status.Uncounted
+		e.statusMu.Lock()
+		now.missed = e.latest.Uncounted - e.status.Uncounted
+		e.statusMu.Unlock()
 	}
-	e.status.Uncounted += missed
-	e.latest = e.status
-	s.counters.Store(nil) // or a look would add them again
-	e.statusMu.Unlock()
-
+	e.keep(s, now.missed)
 	_ = s.rule.conn.CloseLasting()
 	gracePeriod()
 	before := e.table.Counted() + uint64(readQueues().waiting(s.holds))
@@ -334,6 +371,9 @@ func (e *NFQueue) stopLocked() error {
 	if s == nil {
 		return nil
 	}
+	s.nft.Lock()
+	_ = e.inspectCounters(s) // close says what cannot be read
+	s.nft.Unlock()
 	missed, dropped, err := s.close()
 	if n := s.refused(); n > 0 {
 		e.config.Log.Warn("packets were gone before they were accepted: somebody deleted a base chain", "verdicts", n)
@@ -369,15 +409,14 @@ func (e *NFQueue) Status() (Status, error) {
 
 // look keeps the status of a session, or of none, and returns it.
 func (e *NFQueue) look(s *session) (Status, error) {
-	var missed uint64
-	var queues queueTable
+	var now reading
 	var err error
 	if s == nil {
-		queues = readQueues()
+		now.queues = readQueues()
 		e.statusMu.Lock()
 	} else {
 		for of := s.counters.Load(); ; of = s.counters.Load() {
-			missed, queues, err = s.uncounted()
+			now, err = s.read()
 			e.statusMu.Lock()
 			if of == s.counters.Load() {
 				break
@@ -387,13 +426,13 @@ func (e *NFQueue) look(s *session) (Status, error) {
 	}
 	defer e.statusMu.Unlock()
 	status := e.status
-	if queues.seen {
-		status.Queues = e.config.queues(s, queues)
+	if now.queues.seen {
+		status.Queues = e.config.queues(s, now.queues)
 	}
 	if s != nil {
-		status.Dropped += queues.dropped(s.holds)
+		status.Dropped += now.queues.dropped(s.holds)
 	}
-	status.Uncounted += missed
+	status.Uncounted += now.missed
 	status.Flushes = e.flushes.Load()
 	if err == nil {
 		e.latest = status
@@ -424,23 +463,26 @@ type session struct {
 	// nft is held while the rule is used, but for reading its counters.
 	nft  sync.Mutex
 	rule *rule
-	over bool // close has begun
+	last reading // at the last inspection
+	over bool    // close has begun
 
-	// before is what table had counted when the rule was added.
+	// before is what table had counted when the rule's counters were 0.
 	before atomic.Uint64
 	// counters is the name of the table that holds the rule's counters, another
-	// pointer for each rule; nil while a rule is being replaced, whose share is
-	// in the engine's status by then.
+	// pointer whenever they begin at 0; nil while they are being replaced, when
+	// their share is in the engine's status.
 	counters atomic.Pointer[string]
 
 	strangers bool // another rule uses our queues, and that was said
 }
 
-// place makes r the session's rule, from before on.
+// place makes r the session's rule, whose counters were 0 when before packets
+// had been counted.
 func (s *session) place(r *rule, before uint64) {
-	s.rule = r
+	s.rule, s.last = r, reading{}
 	s.before.Store(before)
-	s.counters.Store(&r.table.Name)
+	name := r.table.Name
+	s.counters.Store(&name)
 }
 
 // open starts a session. The queues come before the rule: a queue drops
@@ -492,11 +534,11 @@ func (s *session) close() (missed, dropped uint64, _ error) {
 	for _, q := range s.queues {
 		errs = append(errs, q.socket.drain(drainLimit))
 	}
-	missed, queues, err := s.uncounted()
+	now, err := s.read()
 	errs = append(errs, err, s.unbind())
 	awaitIdleQueues()
 	errs = append(errs, s.rule.remove())
-	return missed, queues.dropped(s.holds), errors.Join(errs...)
+	return now.missed, now.queues.dropped(s.holds), errors.Join(errs...)
 }
 
 func (s *session) unbind() error {
@@ -507,34 +549,32 @@ func (s *session) unbind() error {
 	return errors.Join(errs...)
 }
 
-// uncounted returns how many of the packets that the rules have seen were not
-// counted, and the queues as they were then. Its order makes the error
-// one-sided: what is still waiting when the counters have been read may be
-// counted a moment later, and is no loss.
-func (s *session) uncounted() (missed uint64, queues queueTable, err error) {
-	counters := s.counters.Load()
-	if counters == nil {
-		return 0, readQueues(), nil
-	}
-	seen, unarmed, err := Counters(*counters)
-	queues = readQueues()
-	if err != nil {
-		return 0, queues, err
-	}
-	counted := s.table.Counted() - s.before.Load() + uint64(queues.waiting(s.holds))
-	return unarmed + seen - min(seen, counted), queues, nil
+// reading is what the rule's counters say at one moment.
+type reading struct {
+	seen, unarmed uint64
+	missed        uint64 // of these, how many were not counted
+	strange       int64  // how many more were counted than seen
+	queues        queueTable
 }
 
-// lookForStrangers says so, once, if more packets came out of the queues than
-// our rule has put in: then another rule uses the same number.
-func (s *session) lookForStrangers(log *slog.Logger) {
-	counted := s.table.Counted() - s.before.Load() // before the counter is read: that is ahead
-	seen, _, err := Counters(s.rule.table.Name)
-	if err == nil && counted > seen && !s.strangers {
-		s.strangers = true
-		log.Warn("another rule sends packets to our queue, and they are counted as well: choose another number with --queue",
-			"counted", counted, "seen", seen)
+// read reads the counters. Its order makes the errors one-sided: what is still
+// waiting when they have been read may be counted a moment later, and is no
+// loss; what was counted before they are read has been seen.
+func (s *session) read() (r reading, err error) {
+	counters := s.counters.Load()
+	if counters == nil {
+		return reading{queues: readQueues()}, nil
 	}
+	counted := s.table.Counted() - s.before.Load() // it may be "negative", by what was waiting at before
+	r.seen, r.unarmed, err = Counters(*counters)
+	r.queues = readQueues()
+	if err != nil {
+		return r, err
+	}
+	r.strange = int64(counted - r.seen)
+	counted = s.table.Counted() - s.before.Load() + uint64(r.queues.waiting(s.holds))
+	r.missed = r.unarmed + uint64(max(0, int64(r.seen-counted)))
+	return r, nil
 }
 
 // refused returns how many verdicts found none of their packets.

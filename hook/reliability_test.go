@@ -313,6 +313,69 @@ func TestFaultUncountedNeverNegative(t *testing.T) {
 	}
 }
 
+// TestFaultCountersReset: anybody may set the counters of an owned table to zero
+// (nft reset counters). What was uncounted stays so, what follows is exact, and no
+// other rule is suspected.
+func TestFaultCountersReset(t *testing.T) {
+	c := quiet()
+	c.QueueLen = 8
+	e, table := newNFQueue(t, c)
+	sink := newStoppable(table)
+	startWith(t, e, sink.add)
+	peer := sandbox.Veth(t)
+	void := netip.AddrPortFrom(peer.Void4, 9)
+	sent, lost := uint64(0), uint64(0)
+	overrun := func() { // as in TestFaultReaderStopped
+		t.Helper()
+		sink.stop()
+		must(t, traffic.UDP(void, 1, 10))
+		sink.awaitStopped()
+		must(t, traffic.UDP(void, 19, 10))
+		sink.goOn()
+		sent, lost = sent+20, lost+12
+		for table.Counted() != sent-lost {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	inspect := func() {
+		t.Helper()
+		e.session.nft.Lock()
+		defer e.session.nft.Unlock()
+		must(t, e.inspectCounters(e.session))
+		if e.session.strangers {
+			t.Error("another rule is suspected")
+		}
+	}
+	expect := func() {
+		t.Helper()
+		if n, err := e.Uncounted(); n != lost || err != nil {
+			t.Errorf("uncounted %d, %v; want %d", n, err, lost)
+		}
+	}
+	reset := func() {
+		t.Helper()
+		stranger, err := nftables.New()
+		must(t, err)
+		_, err = stranger.ResetObjects(e.session.rule.table)
+		must(t, err)
+	}
+	must(t, traffic.Ping(lo4, 15))
+	sent += 30
+	overrun()
+	inspect()
+	reset()
+	inspect()
+	expect()
+	must(t, traffic.Ping(lo4, 3))
+	sent += 6
+	overrun()
+	expect()
+	inspect()
+	reset()
+	stop(t, e)
+	expect()
+}
+
 // startWith is Start with another sink for the packets.
 func startWith(t *testing.T, e *NFQueue, sink func([]stats.Packet) uint64) {
 	t.Helper()

@@ -192,7 +192,7 @@ func (s *state) rescue(c hook.Config) error {
 		return err
 	}
 	counted := s.table.Counted() - s.rule.counted.Load()
-	s.uncounted.Store(s.rule.uncounted.Load() + unarmed + seen - min(seen, counted))
+	s.uncounted.Store(s.rule.uncounted.Load() + unarmed + uint64(max(0, int64(seen-counted))))
 	return nil
 }
 
