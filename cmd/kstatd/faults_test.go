@@ -182,6 +182,21 @@ func TestFaultWorkerKilledAtRest(t *testing.T) {
 	})
 }
 
+// TestFaultWorkerTerminated: a worker that somebody tells to end serves for a
+// second what it has counted, as nobody unmounts the tree: that is a gap.
+func TestFaultWorkerTerminated(t *testing.T) {
+	overEngines(t, func(t *testing.T, engine string) {
+		d := start(t, mountDir(t), engine, "--start")
+		first := d.worker()
+		must(t, unix.Kill(first, unix.SIGTERM))
+		await(t, "its end", 20*time.Second, func() bool { return unix.Kill(first, 0) == unix.ESRCH })
+		await(t, "a new worker", 20*time.Second, func() bool { return d.readable() && d.document().Restarts == 1 })
+		if gaps := d.document().Gaps; len(gaps) != 1 || gaps[0].Open || gaps[0].Seconds < 0.5 {
+			t.Errorf("gaps %+v, want one of about a second", gaps)
+		}
+	})
+}
+
 // TestFaultWorkerKilledUnderLoad: 50,000 packets a second and a TCP transfer.
 func TestFaultWorkerKilledUnderLoad(t *testing.T) {
 	overEngines(t, func(t *testing.T, engine string) {

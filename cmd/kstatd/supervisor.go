@@ -312,10 +312,12 @@ func (s *supervisor) attend(ctx context.Context, w *worker, first bool) (live bo
 			switch {
 			case n == opened:
 				s.holding.Keep(s.state.kept())
-			case done == nil && n == drained:
+			case n == drained && ctx.Err() != nil:
 				if err := s.point.Unmount(); err != nil {
 					s.log.Error("unmount", "err", err)
 				}
+			case n == drained: // unasked: it is about to end
+				w.silent = time.Now()
 			case done != nil && n == ready:
 				live, limit = true, nil
 				p = s.newPulse()
@@ -376,7 +378,8 @@ type worker struct {
 	died    time.Time     // and when
 
 	// silent is when a worker that was killed for its silence was last heard
-	// of. The supervisor's goroutine has it for itself.
+	// of, or one that was not asked to end had drained. The supervisor's
+	// goroutine has it for itself.
 	silent time.Time
 }
 

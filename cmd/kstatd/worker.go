@@ -112,16 +112,18 @@ func work(ctx context.Context, o *options, log *slog.Logger, holding hook.Holdin
 	serveHTTP := newWeb(o, log, engine, tree, listening)
 	tell(ready)
 
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return engine.Run(ctx) })
-	g.Go(func() error { return server.Run(ctx) })
-	g.Go(func() error { return serveHTTP(ctx) })
+	g, running := errgroup.WithContext(ctx)
+	g.Go(func() error { return engine.Run(running) })
+	g.Go(func() error { return server.Run(running) })
+	g.Go(func() error { return serveHTTP(running) })
 	err = g.Wait()
 	log.Info("counting ended", "counted", s.table.Counted())
 	s.table.Finish()
 	packets.Finish()
 	tell(drained)
-	server.Drain(time.Second)
+	if ctx.Err() != nil { // else nobody unmounts the tree, and the next worker is due
+		server.Drain(time.Second)
+	}
 	return err
 }
 
