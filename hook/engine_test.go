@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,10 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"kstat/lab/packets"
@@ -452,6 +457,152 @@ func TestForward(t *testing.T) {
 				expect(t, e, table, want)
 			})
 		}
+	})
+}
+
+// TestSharedConnection: where connections are tracked, the two copies of a local
+// broadcast share one that is not confirmed until one of them has passed. The
+// kernel may drop that which comes back (nf_ct_drop_unconfirmed): then it is
+// uncounted. The one that leaves by the cable is not lost.
+func TestSharedConnection(t *testing.T) {
+	overEngines(t, func(t *testing.T, c Config) {
+		e, table := newEngine(t, c)
+		peer := sandbox.Veth(t)
+		track(t)
+		open := func() (fd int, port int) {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+			must(t, err)
+			t.Cleanup(func() { unix.Close(fd) })
+			must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1), unix.Bind(fd, &unix.SockaddrInet4{}))
+			at, err := unix.Getsockname(fd)
+			must(t, err)
+			return fd, at.(*unix.SockaddrInet4).Port
+		}
+		here, port := open()
+		to := peer.Addr4.As4()
+		to[3] = 255
+		must(t, e.Start())
+		const sent = 50
+		left := transmitted(t, "veth0")
+		for range sent {
+			from, _ := open() // another connection
+			must(t, unix.Sendto(from, []byte("x"), 0, &unix.SockaddrInet4{Addr: to, Port: port}))
+		}
+		stop(t, e)
+		left = transmitted(t, "veth0") - left
+		lost, err := e.Uncounted()
+		must(t, err)
+		arrived := uint64(0)
+		for late := time.Now().Add(5 * time.Second); arrived+lost < sent && time.Now().Before(late); {
+			if _, err := unix.Read(here, make([]byte, 8)); err == nil {
+				arrived++
+			}
+		}
+		if left != sent || arrived+lost != sent || table.Counted()+lost != 2*sent || c.Engine == KindBPF && lost != 0 {
+			t.Errorf("of %d broadcasts %d left and %d came back; counted %d, uncounted %d", sent, left, arrived, table.Counted(), lost)
+		}
+		t.Logf("of %d packets %d counted, %d lost", 2*sent, table.Counted(), lost)
+	})
+}
+
+// TestFloodedBroadcast: a bridge whose frames pass netfilter makes a copy for each
+// port. They share a connection as well; none may be lost.
+func TestFloodedBroadcast(t *testing.T) {
+	overEngines(t, func(t *testing.T, c Config) {
+		e, table := newEngine(t, c)
+		track(t)
+		var ends [3]int // of the cables to the bridge's ports
+		for i, name := range sandbox.Bridge(t, len(ends)) {
+			ends[i] = frames(t, name)
+		}
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.IP{10, 8, 0, 1}, DstIP: net.IP{10, 8, 0, 255}}
+		frame := func(kind layers.EthernetType, port int) []byte {
+			udp := &layers.UDP{SrcPort: layers.UDPPort(1000 + port), DstPort: 9}
+			must(t, udp.SetNetworkLayerForChecksum(ip))
+			b := gopacket.NewSerializeBuffer()
+			must(t, gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+				&layers.Ethernet{SrcMAC: net.HardwareAddr{2, 0, 0, 8, 0, 1}, DstMAC: layers.EthernetBroadcast, EthernetType: kind}, ip, udp))
+			return b.Bytes()
+		}
+		arrived := func(fd int) bool {
+			_, err := unix.Read(fd, make([]byte, 256))
+			return err == nil
+		}
+		for i, late := 1, time.Now().Add(10*time.Second); i < len(ends); time.Sleep(time.Millisecond) { // until the ports forward
+			_, err := unix.Write(ends[0], frame(0x88b5, 0)) // for experiments; no hook sees it
+			must(t, err)
+			if arrived(ends[i]) {
+				i++
+			} else if time.Now().After(late) {
+				t.Fatalf("the bridge does not forward to port %d", i)
+			}
+		}
+		must(t, e.Start())
+		const sent = 50
+		for i := range sent {
+			_, err := unix.Write(ends[0], frame(layers.EthernetTypeIPv4, i)) // each another connection
+			must(t, err)
+		}
+		stop(t, e)
+		for i, fd := range ends[1:] {
+			got := 0
+			for head := make([]byte, 256); ; {
+				if _, err := unix.Read(fd, head); err != nil {
+					break
+				}
+				if head[12] == 8 && head[13] == 0 { // ETH_P_IP
+					got++
+				}
+			}
+			if got != sent {
+				t.Errorf("%d of %d broadcasts arrived at port %d", got, sent, i+1)
+			}
+		}
+		missed, err := e.Uncounted()
+		must(t, err)
+		want := uint64(0) // without br_netfilter no hook sees them
+		if text, _ := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables"); string(text) == "1\n" {
+			want = 2 * sent
+		}
+		if sum := table.Counted() + missed; sum != want {
+			t.Errorf("counted %d, uncounted %d, want %d together", table.Counted(), missed, want)
+		}
+	})
+}
+
+// frames returns a socket for what arrives at a device, and for what it sends.
+func frames(t *testing.T, device string) (fd int) {
+	t.Helper()
+	l, err := net.InterfaceByName(device)
+	must(t, err)
+	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network order
+	must(t, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Index}))
+	return fd
+}
+
+// track has connections tracked until the test ends.
+func track(t *testing.T) {
+	t.Helper()
+	sandbox.Need(t, sandbox.NFTables)
+	conn, err := nftables.New()
+	must(t, err)
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "track"})
+	chain := conn.AddChain(&nftables.Chain{
+		Table: table, Name: "output", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Counter{},
+	}})
+	must(t, conn.Flush())
+	t.Cleanup(func() {
+		conn.DelTable(table)
+		must(t, conn.Flush())
 	})
 }
 

@@ -48,13 +48,13 @@ const arphrdLoopback = unix.ARPHRD_LOOPBACK
 //		set armed { type nf_proto; flags timeout; elements = { ipv4 expires 1s, ipv6 expires 1s } }
 //		chain postrouting {
 //			type filter hook postrouting priority 99
-//			meta nfproto @armed counter name "seen" queue to 0 bypass
+//			meta pkttype != { broadcast, multicast } meta nfproto @armed counter name "seen" queue to 0 bypass
 //			counter name "unarmed"
 //		}
 //	}
 //
 // The set is a dead-man's switch: [rule.arm] must renew it, or the rule stops
-// to match.
+// to match. What pkttype is for, [notFlooded] says.
 type rule struct {
 	conn  *nftables.Conn
 	table *nftables.Table
@@ -175,12 +175,12 @@ func (r *rule) addWith(c Config, table string, queue expr.Any) error {
 		return &expr.Objref{Type: int(nftables.ObjTypeCounter), Name: name}
 	}
 	for _, does := range [][]expr.Any{
-		{
+		append(notFlooded(c),
 			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 			&expr.Lookup{SourceRegister: 1, SetName: r.armed.Name, SetID: r.armed.ID},
 			count(seenName),
 			queue,
-		},
+		),
 		{count(unarmedName)},
 	} {
 		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: append(match(c), does...)})
@@ -237,6 +237,22 @@ func match(c Config) []expr.Any {
 		compare(key, expr.CmpOpNeq, binaryutil.NativeEndian.PutUint16(arphrdLoopback))
 	}
 	return m
+}
+
+// notFlooded returns the expressions that leave out what came in as a broadcast or
+// a multicast and is forwarded, by a bridge or a multicast router: copies, one per
+// device. Where connections are tracked they share one that is not confirmed, and
+// the kernel drops such a packet instead of queueing it (nf_ct_drop_unconfirmed in
+// net/netfilter/nfnetlink_queue.c).
+func notFlooded(c Config) []expr.Any {
+	if c.Point != Forward && c.Point != Postrouting {
+		return nil // there is no copy yet
+	}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_BROADCAST}}, // cheaper than a range
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_MULTICAST}},
+	}
 }
 
 // queueExpr is nft's queue expression. Bypass lets packets pass while nobody

@@ -49,7 +49,8 @@
 //	      fd00:9::1                           fd00:9::2
 //
 // [OwnNetwork] adds one with nothing but lo, as often as it is called: for
-// daemons that are to be on hosts of their own.
+// daemons that are to be on hosts of their own. [Bridge] makes a bridge, in this
+// namespace.
 //
 // # Programs
 //
