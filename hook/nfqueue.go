@@ -46,9 +46,8 @@ type NFQueue struct {
 	session *session // nil when stopped
 	closed  bool
 
-	// transition is when the Start or Stop began that holds mu, in
-	// nanoseconds since 1970; 0 if none does.
-	transition atomic.Int64
+	// transition is when the Start or Stop began that holds mu; nil if none does.
+	transition atomic.Pointer[time.Time]
 	// started mirrors session != nil, and named the name of its table or of the
 	// last one's, for those who must not wait.
 	started atomic.Bool
@@ -151,7 +150,7 @@ func (e *NFQueue) prove(ctx context.Context) error {
 func (e *NFQueue) proveOnce() error {
 	if !e.mu.TryRLock() {
 		began := e.transition.Load()
-		if began != 0 && time.Since(time.Unix(0, began)) > transitionLimit {
+		if began != nil && time.Since(*began) > transitionLimit {
 			return fmt.Errorf("a start or a stop: %w", os.ErrDeadlineExceeded)
 		}
 		return nil
@@ -358,11 +357,12 @@ func (e *NFQueue) Close() error {
 // begin and end enclose a transition.
 func (e *NFQueue) begin() {
 	e.mu.Lock()
-	e.transition.Store(time.Now().UnixNano())
+	now := time.Now()
+	e.transition.Store(&now)
 }
 
 func (e *NFQueue) end() {
-	e.transition.Store(0)
+	e.transition.Store(nil)
 	e.mu.Unlock()
 }
 
