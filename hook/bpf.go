@@ -339,7 +339,11 @@ func inheritPrograms(files []*os.File) Holding {
 
 // holdPrograms loads the programs, which takes CAP_BPF and CAP_PERFMON beside
 // CAP_NET_ADMIN, all of them in the first user namespace.
+//
+// It reads the kernel's types, for which 8 MB are allocated: garbage that is not
+// collected during the start, which would wait for that, but given back behind it.
 func holdPrograms(c Config) (Holding, error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	switch err := features.HaveProgramType(ebpf.Netfilter); {
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return nil, fmt.Errorf("this kernel has no BPF programs at netfilter hooks (Linux 6.4 has, with CONFIG_NETFILTER_BPF_LINK): "+
@@ -354,7 +358,7 @@ func holdPrograms(c Config) (Holding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load BPF programs: %w", err)
 	}
-	time.AfterFunc(time.Second, debug.FreeOSMemory) // of the types, when the start is over: 6 MiB
+	time.AfterFunc(time.Second, debug.FreeOSMemory)
 	return h, nil
 }
 

@@ -105,7 +105,7 @@ var kinds = [...]struct {
 }
 
 // Hold takes what the engine of c needs for as long as the daemon lives. Of
-// KindAuto it takes the best that works.
+// KindAuto it takes the best that works. One goroutine at a time may call it.
 func Hold(c Config) (Holding, error) {
 	c, err := c.withDefaults()
 	if err != nil {

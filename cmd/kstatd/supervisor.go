@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -57,9 +56,7 @@ var errWorker = errors.New("the worker ended")
 // and leaves nothing behind.
 func supervise(ctx context.Context, o *options, args []string, log *slog.Logger) (err error) {
 	o.hook.Log = log
-	percent := debug.SetGCPercent(-1) // to collect what is read once would take longer than to read it
 	holding, err := hook.Hold(o.hook)
-	debug.SetGCPercent(percent)
 	if err != nil {
 		return err
 	}
