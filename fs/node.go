@@ -17,12 +17,61 @@ import (
 // Dir is a folder. Nothing can be made or removed in it, by nobody.
 type Dir struct {
 	gofs.Inode
-	born  time.Time
-	share *share
+	born   time.Time
+	share  *share
+	access access
 }
 
 // NewDir returns a folder.
-func NewDir() *Dir { return &Dir{born: time.Now()} }
+func NewDir() *Dir { return newDir(time.Now(), nil) }
+
+func newDir(born time.Time, s *share) *Dir {
+	return &Dir{born: born, share: s, access: access{mode: 0o555}}
+}
+
+// NewKernelDir returns a folder as the kernel's own file systems have them: of
+// this mode, until its owner changes that.
+func NewKernelDir(mode uint32) *Dir {
+	return &Dir{born: time.Now(), access: access{mode: mode, loose: true}}
+}
+
+// access is who may do what: root is the owner, and the mode is fixed, unless
+// it is loose.
+type access struct {
+	loose bool
+
+	mu             sync.Mutex
+	mode, uid, gid uint32
+}
+
+// get describes it.
+func (a *access) get(out *fuse.AttrOut) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out.Mode, out.Uid, out.Gid = a.mode, a.uid, a.gid
+}
+
+// set changes it. The kernel has checked whether the caller may.
+func (a *access) set(in *fuse.SetAttrIn) syscall.Errno {
+	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) == 0 {
+		return 0
+	}
+	if !a.loose {
+		return syscall.EPERM
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if mode, ok := in.GetMode(); ok {
+		a.mode = mode & 0o7777
+	}
+	if uid, ok := in.GetUID(); ok {
+		a.uid = uid
+	}
+	if gid, ok := in.GetGID(); ok {
+		a.gid = gid
+	}
+	return 0
+}
 
 var (
 	_ gofs.NodeGetattrer      = (*Dir)(nil)
@@ -43,7 +92,7 @@ var (
 // fill adds a node for each of files.
 func (d *Dir) fill(ctx context.Context, tree *Tree, files []file) {
 	for i := range files {
-		node := &Node{file: files[i].of(tree), born: d.born, share: d.share}
+		node := newNode(files[i].of(tree), d.born, d.share)
 		d.AddChild(files[i].name, d.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
 	}
 }
@@ -55,7 +104,8 @@ func (d *Dir) addDir(ctx context.Context, name string, child gofs.InodeEmbedder)
 
 // Getattr describes the folder.
 func (d *Dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	out.Mode, out.Nlink = 0o555, 2
+	d.access.get(out)
+	out.Nlink = 2
 	out.SetTimes(&d.born, &d.born, &d.born)
 	return 0
 }
@@ -121,10 +171,10 @@ func (l *listing) list(ctx context.Context) (errno syscall.Errno) {
 	return 0
 }
 
-// Setattr refuses everything but new times, which it forgets.
+// Setattr takes new times, which it forgets, and what its access allows.
 func (d *Dir) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
-		return syscall.EPERM
+	if errno := d.access.set(in); errno != 0 {
+		return errno
 	}
 	return d.Getattr(ctx, h, out)
 }
@@ -180,6 +230,7 @@ func (*Dir) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32) 
 type File struct {
 	Name  string
 	Mode  uint32 // permissions
+	Loose bool   // its owner can change them, and root the owner, as the kernel's own files let them
 	Size  uint64 // what stat shows, in bytes
 	Read  func() ([]byte, error)
 	Write func([]byte) error
@@ -191,13 +242,18 @@ type File struct {
 // Node is a [File] in a file system.
 type Node struct {
 	gofs.Inode
-	file  File
-	born  time.Time
-	share *share
+	file   File
+	born   time.Time
+	share  *share
+	access access
 }
 
 // NewNode returns a node of the file.
-func NewNode(f File) *Node { return &Node{file: f, born: time.Now()} }
+func NewNode(f File) *Node { return newNode(f, time.Now(), nil) }
+
+func newNode(f File, born time.Time, s *share) *Node {
+	return &Node{file: f, born: born, share: s, access: access{mode: f.Mode, loose: f.Loose}}
+}
 
 var (
 	_ gofs.NodeGetattrer = (*Node)(nil)
@@ -209,18 +265,19 @@ var (
 
 // Getattr describes the file.
 func (n *Node) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	out.Mode, out.Size, out.Nlink = n.file.Mode, n.file.Size, 1
+	n.access.get(out)
+	out.Size, out.Nlink = n.file.Size, 1
 	out.SetTimes(&n.born, &n.born, &n.born)
 	return 0
 }
 
 // Setattr takes a truncation, which is how the O_TRUNC of a shell's > comes,
-// and new times, as if it had done something. Mode and owner are fixed.
+// and new times, as if it had done something, and what its access allows.
 func (n *Node) Setattr(ctx context.Context, h gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	switch {
-	case in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0:
-		return syscall.EPERM
-	case in.Valid&fuse.FATTR_SIZE != 0 && n.file.Write == nil:
+	if errno := n.access.set(in); errno != 0 {
+		return errno
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 && n.file.Write == nil {
 		return syscall.EACCES
 	}
 	return n.Getattr(ctx, h, out)

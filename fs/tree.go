@@ -103,7 +103,7 @@ func (t *Tree) File(name string) File {
 
 // Root returns the folder that holds the whole tree, for a file system to
 // mount or to hold.
-func (t *Tree) Root() gofs.InodeEmbedder { return &root{tree: t} }
+func (t *Tree) Root() gofs.InodeEmbedder { return &root{Dir: *NewDir(), tree: t} }
 
 // files is the table of files, in the order of the contract. The protocols'
 // folders are beside it, see protocolFiles.
@@ -282,10 +282,10 @@ func (r *root) OnAdd(ctx context.Context) {
 	born := time.Now()
 	r.born, r.share = born, newShare()
 	r.fill(ctx, r.tree, r.files())
-	protocols := &protocolsNode{Dir: Dir{born: born, share: r.share}, tree: r.tree}
+	protocols := &protocolsNode{Dir: *newDir(born, r.share), tree: r.tree}
 	r.addDir(ctx, protocolsDir, protocols)
 	for p := range stats.Other + 1 {
-		d := &Dir{born: born, share: r.share}
+		d := newDir(born, r.share)
 		protocols.addDir(ctx, r.tree.Names.Name(p), d)
 		d.fill(ctx, r.tree, protocolFiles(p))
 	}

@@ -205,6 +205,55 @@ kstat                  16384  0
 `)
 }
 
+// Modes and owners can be changed until rmmod, as procfs and sysfs let root do,
+// and those of folders are theirs. The tree keeps its own.
+func TestRunModes(t *testing.T) {
+	script(t, []string{"--loaded"}, `
+cd /proc/kstat
+parameters=/sys/module/kstat/parameters
+stat -c %a . /sys/module /sys/module/kstat $parameters
+chmod -R a+w . $parameters
+stat -c '%a %u' . counter nout $parameters/start
+(echo 1 >nout) 2>/dev/null || echo read-only
+cd /
+chmod 666 $KSTAT_MOUNT/counter $KSTAT_MOUNT 2>/dev/null || stat -c %a $KSTAT_MOUNT $KSTAT_MOUNT/counter
+rmmod kstat
+modprobe kstat
+stat -c %a /proc/kstat /proc/kstat/counter $parameters/start
+`, `555
+755
+755
+755
+777 0
+666 0
+666 0
+666 0
+read-only
+555
+644
+555
+644
+644
+`)
+}
+
+// Whom a file is given to by root may write it, and nobody else may.
+func TestRunOwners(t *testing.T) {
+	sandbox.Need(t, sandbox.Root)
+	script(t, []string{"--loaded"}, `
+as() { setpriv --reuid $1 --regid $1 --clear-groups sh -c "$2" 2>/dev/null && echo done || echo refused; }
+chown 65534 /proc/kstat/counter
+as 65534 'echo 3 >/proc/kstat/counter'
+as 65533 'echo 4 >/proc/kstat/counter'
+as 65534 'chmod 666 /proc/kstat/counter'
+as 65533 'echo 5 >/proc/kstat/counter'
+as 65533 'chmod 644 /proc/kstat/counter'
+as 65533 'chmod 666 /sys/module/kstat/parameters/start'
+stat -c '%a %u' /proc/kstat/counter
+cat /proc/kstat/counter
+`, "done\nrefused\ndone\ndone\nrefused\nrefused\n666 65534\n5\n")
+}
+
 // Programs that look closely at /proc find what they look for.
 func TestRunPrograms(t *testing.T) {
 	exe, err := os.Executable()

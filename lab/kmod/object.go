@@ -13,6 +13,9 @@ import (
 // loads it, as it has no .gnu.linkonce.this_module, which is the module itself.
 func Object() []byte { return object(runtime.GOARCH, kernelRelease()) }
 
+// Version is the module's, as its file and sysfs say.
+const Version = "1"
+
 const objectNote = "Not a kernel module, but a stand-in for kstat.ko: it holds no code. Inside kstat run, insmod and modprobe take it for the module."
 
 // machine is how an architecture of Go's says in ELF what it is.
@@ -42,7 +45,7 @@ func object(arch, release string) []byte {
 		m = machine{elf.EM_NONE, binary.LittleEndian, 0}
 	}
 	modinfo := cStrings(
-		"version=1",
+		"version="+Version,
 		"description=Stand-in for the kstat module in kstat run; holds no code",
 		"author=The kstat authors",
 		"license=Dual MIT/GPL",

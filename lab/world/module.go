@@ -17,6 +17,7 @@ import (
 
 	"kstat/fs"
 	"kstat/hook"
+	"kstat/lab/kmod"
 	"kstat/lab/mutant"
 	"kstat/stats"
 	"kstat/trace"
@@ -277,10 +278,11 @@ func refuse(log *slog.Logger, name, value string, err error) error {
 // grow makes the module's files.
 func (i *instance) grow(inodes *gofs.Inode, tree *fs.Tree, files map[string]fs.File) {
 	ctx := context.Background()
-	folder := func() *gofs.Inode {
-		return inodes.NewPersistentInode(ctx, fs.NewDir(), gofs.StableAttr{Mode: fuse.S_IFDIR})
+	folder := func(mode uint32) *gofs.Inode {
+		return inodes.NewPersistentInode(ctx, fs.NewKernelDir(mode), gofs.StableAttr{Mode: fuse.S_IFDIR})
 	}
 	add := func(to *gofs.Inode, f fs.File) {
+		f.Loose = true
 		to.AddChild(f.Name, inodes.NewPersistentInode(ctx, fs.NewNode(f), gofs.StableAttr{Mode: fuse.S_IFREG}), false)
 	}
 	fixed := func(to *gofs.Inode, name, text string) {
@@ -288,20 +290,21 @@ func (i *instance) grow(inodes *gofs.Inode, tree *fs.Tree, files map[string]fs.F
 			return []byte(text + "\n"), nil
 		}})
 	}
-	i.proc = folder()
+	i.proc = folder(procDirMode)
 	add(i.proc, i.until(files["nout"], unix.EIO))
 	add(i.proc, i.until(files["counter"], unix.EIO))
 
-	i.sys = folder()
-	parameters := folder()
+	i.sys = folder(sysfsDirMode)
+	parameters := folder(sysfsDirMode)
 	i.sys.AddChild("parameters", parameters, false)
 	add(parameters, i.until(files["start"], unix.ENODEV))
-	i.sys.AddChild("holders", folder(), false)
+	i.sys.AddChild("holders", folder(sysfsDirMode), false)
 	fixed(i.sys, "refcnt", "0")
 	fixed(i.sys, "initstate", "live")
 	fixed(i.sys, "coresize", moduleSize)
 	fixed(i.sys, "initsize", "0")
 	fixed(i.sys, "taint", moduleTaint)
+	fixed(i.sys, "version", kmod.Version)
 
 	i.tree = inodes.NewPersistentInode(ctx, tree.Root(), gofs.StableAttr{Mode: fuse.S_IFDIR})
 }
@@ -311,7 +314,13 @@ func (i *instance) grow(inodes *gofs.Inode, tree *fs.Tree, files map[string]fs.F
 const (
 	moduleSize  = "16384"
 	moduleTaint = "OE"
-	sysfsSize   = 4096
+)
+
+// What stat shows of folders, and of files of sysfs.
+const (
+	procDirMode  = 0o555
+	sysfsDirMode = 0o755
+	sysfsSize    = 4096
 )
 
 // modules is the text of /proc/modules: the host's, but for a line of a kstat of

@@ -68,7 +68,7 @@ func (r *root) OnAdd(ctx context.Context) {
 	}
 
 	folder(m.inodes, "module", &mirror{
-		Dir: *fs.NewDir(), dir: "/sys/module", links: "../../proc/.kstat/module/", module: m,
+		Dir: *fs.NewKernelDir(sysfsDirMode), dir: "/sys/module", links: "../../proc/.kstat/module/", module: m,
 		kstat: func(i *instance) *gofs.Inode { return i.sys },
 	})
 	folder(m.inodes, "tree", &treeDir{Dir: *fs.NewDir(), module: m})

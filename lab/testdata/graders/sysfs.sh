@@ -35,11 +35,13 @@ verify 'lsmod and /proc/modules agree on the users' "$(listed 3)" "$(column 3)"
 verify 'initstate' "$(cat $mod/initstate)" live
 verify 'refcnt' "$(cat $mod/refcnt)" 0
 verify 'coresize is what lsmod says' "$(cat $mod/coresize)" "$(listed 2)"
+verify 'version is what modinfo says' "$(cat $mod/version)" "$(modinfo -F version kstat.ko)"
 verify 'holders: a directory, nobody in it' "$(stat -c %F $mod/holders) $(ls -A $mod/holders | wc -l)" 'directory 0'
 
 verify 'one parameter' "$(ls $mod/parameters)" start
 verify 'start as grep shows it' "$(grep -H . $mod/parameters/*)" "$mod/parameters/start:0"
 verify 'start: mode, size, owner' "$(stat -c '%a %s %U' $mod/parameters/start)" '644 4096 root'
+verify 'directories: mode, owner' "$(stat -c '%a %U' $mod $mod/parameters | uniq)" '755 root'
 verify '/proc/kstat' "$(ls /proc/kstat | xargs)" 'counter nout'
 verify 'nout: mode, size, owner' "$(stat -c '%a %s %U' /proc/kstat/nout)" '444 0 root'
 verify 'counter: mode, size, owner' "$(stat -c '%a %s %U' /proc/kstat/counter)" '644 0 root'
@@ -55,5 +57,5 @@ verify 'gone from /sys/module' "$(ls -d $mod 2> /dev/null)" ''
 verify 'gone from /proc' "$(ls /proc | grep -cx kstat)" 0
 verify 'the others are still there, again' "$(missing)" ''
 
-echo "SCORE: $points/26"
-exit $((26 - points))
+echo "SCORE: $points/28"
+exit $((28 - points))
