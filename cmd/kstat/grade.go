@@ -65,10 +65,16 @@ func gradeCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		}
 		if !g.here && g.target.Nout == "" {
 			g.world.config.Command = append([]string{world.Self, "grade", "--here"}, line...)
-			if status := g.world.run(c); status < 125 {
-				return status
+			status, err := world.Run(g.world.config)
+			switch {
+			case err != nil:
+				fmt.Fprintln(os.Stderr, "kstat grade:", err)
+				return exitUsage
+			case status > bySignal:
+				fmt.Fprintf(os.Stderr, "kstat grade: %s ended it, as kill -1 in what it graded does, and nothing is reported\n", unix.SignalName(unix.Signal(status-bySignal)))
+				return exitUsage
 			}
-			return exitUsage
+			return status
 		}
 		status, err := g.run()
 		if err != nil {
@@ -78,6 +84,9 @@ func gradeCommand(c *command, flags *flag.FlagSet) func([]string) int {
 		return status
 	}
 }
+
+// bySignal is what a signal's number is added to in an exit status.
+const bySignal = 128
 
 // check refuses what does not go together.
 func (g *grading) check() error {

@@ -80,6 +80,15 @@ func TestGradeCommand(t *testing.T) {
 	}
 }
 
+// What is graded shares the grader's world, and can kill it; that is said.
+func TestGradeKilled(t *testing.T) {
+	needWorld(t)
+	got := end(t, tool("grade", "--", "sh", "-c", "kill -9 -1"))
+	if want := (outcome{2, "", "kstat grade: SIGKILL ended it, as kill -1 in what it graded does, and nothing is reported\n"}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 func TestGradeRubric(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "rubric.yaml")
 	must(t, os.WriteFile(file, []byte(`schema: 1
