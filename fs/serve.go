@@ -37,7 +37,12 @@ func Serve(connection *os.File, root gofs.InodeEmbedder, keep time.Duration) (*S
 	if err = errors.Join(err, connection.Close()); err != nil {
 		return nil, fmt.Errorf("serve the tree: %w", err)
 	}
-	server, err := gofs.Mount(fmt.Sprintf("/dev/fd/%d", fd), root, &gofs.Options{
+	// It outlives go-fuse's.
+	notices, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("serve the tree: %w", err), unix.Close(fd))
+	}
+	options := &gofs.Options{
 		EntryTimeout: &keep,
 		AttrTimeout:  &keep,
 		// Every file of the tree says its mode, and reset's is 0200.
@@ -48,17 +53,26 @@ func Serve(connection *os.File, root gofs.InodeEmbedder, keep time.Duration) (*S
 			// It is for files that are backed by files. For ours go-fuse writes the
 			// header into a pipe, and then thinks better of it: three system calls a read.
 			DisableSplice: true,
+			// It would give the kernel sizes that refuseSplice does not know of.
+			DisableReadDirPlus: true,
 			// Only a file system that holds more than a tree has any; they never change.
 			EnableSymlinkCaching: true,
 			Logger:               log.New(io.Discard, "", 0),
 		},
-	})
+	}
+	files := &refuseSplice{RawFileSystem: gofs.NewNodeFS(root, options), kernel: notices, beliefs: map[uint64]belief{}}
+	server, err := fuse.NewServer(files, fmt.Sprintf("/dev/fd/%d", fd), &options.MountOptions)
+	if err == nil {
+		go server.Serve()
+		err = server.WaitMount()
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("serve the tree: %w", err), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("serve the tree: %w", err), unix.Close(fd), unix.Close(notices))
 	}
 	s := &Server{ended: make(chan struct{})}
 	go func() {
 		server.Wait()
+		_ = unix.Close(notices) // nothing is said over it any more
 		close(s.ended)
 	}()
 	return s, nil

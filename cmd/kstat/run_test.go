@@ -262,6 +262,7 @@ func TestRunPrograms(t *testing.T) {
 		{"ps", `ps -o comm= -p $$; ps -e -o comm= | head -n 1`, "sh\nkstat-init\n"},
 		{"top", `top -b -n 1 | grep -c kstat-i`, "1\n"},
 		{"python3", `python3 -c 'import os; print(os.cpu_count() == len(os.sched_getaffinity(0)), os.readlink("/proc/self") == str(os.getpid()), os.path.samefile("/proc/self/exe", "/proc/%d/exe" % os.getpid()))'`, "True True True\n"},
+		{"python3", `modprobe kstat counter=3; t=$(mktemp); for f in /proc/kstat/counter /sys/module/kstat/parameters/start; do python3 -c 'import shutil, sys; shutil.copyfile(*sys.argv[1:])' $f $t; cat $t; done; rm $t`, "3\n0\n"}, // by sendfile(2), if it can
 		{"bash", `bash -c 'cat <(echo one) <(echo two)'`, "one\ntwo\n"},
 		{"java", `java -XshowSettings:system -version 2>&1 | grep -c -e '^openjdk version' -e '^java version'`, "1\n"},
 		{"sh", exe + ` ko | head -c 4 | od -An -c`, " 177   E   L   F\n"}, // a Go program
