@@ -24,7 +24,7 @@ sudo dmesg -C
 sudo insmod kstat.ko
 check "insmod" 0 $?
 check "lsmod" 1 "$(sudo lsmod | grep -c '^kstat')"
-check "dmesg" yes "$(sudo dmesg | tail | grep -q kstat && echo yes || echo no)"
+check "dmesg" yes "$(sudo dmesg | grep -q kstat && echo yes || echo no)"
 check "nout" 0 "$(sudo cat /proc/kstat/nout)"
 
 # sudo echo 1 > ... does not work because my shell opens the file!!
