@@ -48,7 +48,7 @@ const arphrdLoopback = unix.ARPHRD_LOOPBACK
 //		set armed { type nf_proto; flags timeout; elements = { ipv4 expires 1s, ipv6 expires 1s } }
 //		chain postrouting {
 //			type filter hook postrouting priority 99
-//			meta pkttype != { broadcast, multicast } meta nfproto @armed counter name "seen" queue to 0 bypass
+//			meta pkttype host meta nfproto @armed counter name "seen" queue to 0 bypass
 //			counter name "unarmed"
 //		}
 //	}
@@ -250,8 +250,7 @@ func notFlooded(c Config) []expr.Any {
 	}
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_BROADCAST}}, // cheaper than a range
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_MULTICAST}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.PACKET_HOST}},
 	}
 }
 
