@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -95,6 +96,9 @@ type Config struct {
 	Queue    uint16 // number of the first queue
 	Queues   int    // how many queues, one per CPU in turn; 0 means 1
 	QueueLen uint32 // packets per queue; 0 means DefaultQueueLen
+	// Armed is how long packets are queued for a reader that no longer proves
+	// that it works. Then they pass uncounted. 0 means a second.
+	Armed time.Duration
 
 	// Before is the status of an earlier engine that this one goes on from.
 	Before Status
@@ -122,6 +126,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.QueueLen == 0 {
 		c.QueueLen = DefaultQueueLen
+	}
+	if c.Armed == 0 {
+		c.Armed = time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

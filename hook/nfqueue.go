@@ -90,8 +90,6 @@ const (
 	proveEvery = 250 * time.Millisecond
 	// inspectEvery is how many proofs there are to one look at the rules.
 	inspectEvery = 4
-	// proofLimit is how long a proof may take: less than the rule stays armed.
-	proofLimit = armedFor / 2
 	// transitionLimit is how long a Start or a Stop may take before it counts
 	// as hung. Both wait for nftables, where others may be busy for seconds.
 	transitionLimit = 10 * time.Second
@@ -160,7 +158,7 @@ func (e *NFQueue) proveOnce() error {
 		return nil
 	}
 	for _, q := range e.session.queues {
-		if err := q.socket.drain(proofLimit); err != nil {
+		if err := q.socket.drain(e.config.Armed / 2); err != nil { // less than the rule stays armed
 			return err
 		}
 	}

@@ -32,10 +32,6 @@ const (
 	priority = 99
 )
 
-// armedFor is how long packets are queued for a reader that no longer proves
-// that it works. Then the elements of the set are gone, and packets pass.
-const armedFor = time.Second
-
 // arphrdLoopback is the type of a loopback device, ARPHRD_LOOPBACK.
 const arphrdLoopback = unix.ARPHRD_LOOPBACK
 
@@ -188,7 +184,7 @@ func (r *rule) addWith(c Config, table string, queue expr.Any) error {
 	return r.conn.Flush()
 }
 
-// arm lets packets be queued for another armedFor. An element is taken out and
+// arm lets packets be queued for another while ([Config.Armed]). An element is taken out and
 // put in again, in one transaction: before Linux 6.12, adding one that is
 // there does not give it more time.
 func (r *rule) arm() error {
@@ -212,7 +208,7 @@ func armedElements(c Config) (elems []nftables.SetElement) {
 		if c.Families == OnlyIPv4 && family == unix.NFPROTO_IPV6 || c.Families == OnlyIPv6 && family == unix.NFPROTO_IPV4 {
 			continue
 		}
-		elems = append(elems, nftables.SetElement{Key: []byte{family}, Timeout: armedFor})
+		elems = append(elems, nftables.SetElement{Key: []byte{family}, Timeout: c.Armed})
 	}
 	return elems
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -652,6 +653,17 @@ echo ready
 while [ ! -e stop ]; do sleep 0.02; done
 echo $n in all`
 
+// expectLines returns a function that compares the next line of a command.
+func expectLines(t *testing.T, out io.Reader) func(want string) {
+	lines := bufio.NewScanner(out)
+	return func(want string) {
+		t.Helper()
+		if !lines.Scan() || lines.Text() != want {
+			t.Errorf("the command said %q, want %q", lines.Text(), want)
+		}
+	}
+}
+
 // A signal for kstat is one for the command.
 func TestRunSignal(t *testing.T) {
 	needWorld(t)
@@ -660,13 +672,7 @@ func TestRunSignal(t *testing.T) {
 		cmd.Dir = t.TempDir()
 		out, err := cmd.StdoutPipe()
 		must(t, err, cmd.Start())
-		lines := bufio.NewScanner(out)
-		expect := func(want string) {
-			t.Helper()
-			if !lines.Scan() || lines.Text() != want {
-				t.Errorf("%v: the command said %q, want %q", s, lines.Text(), want)
-			}
-		}
+		expect := expectLines(t, out)
 		expect("ready")
 		for n := range 2 { // not at once: two signals may become one, as signals do
 			must(t, cmd.Process.Signal(s))
@@ -899,6 +905,37 @@ func childOf(t *testing.T, pid int) int {
 	}
 	t.Fatalf("process %d has no child", pid)
 	return 0
+}
+
+// A machine that is so busy that init does not run for a while does not keep
+// packets from being counted.
+func TestRunStarved(t *testing.T) {
+	needWorld(t)
+	cmd := tool("run", "--start", "bash", "-c", `
+echo ready
+read
+for i in {1..20}; do echo >/dev/udp/127.0.0.1/9; done
+echo sent
+read
+echo 1 >/proc/kstat/counter
+cat /run/kstat/proto/udp/packets /run/kstat/uncounted`)
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err, cmd.Start())
+	expect := expectLines(t, out)
+	next := func() { _, err := io.WriteString(in, "\n"); must(t, err) }
+	expect("ready")
+	init := childOf(t, cmd.Process.Pid)
+	must(t, sandbox.Stop(init))
+	time.Sleep(1500 * time.Millisecond) // kstatd would let packets pass after a second
+	next()
+	expect("sent")
+	must(t, unix.Kill(init, unix.SIGCONT))
+	next()
+	expect("20")
+	expect("0")
+	must(t, cmd.Wait())
 }
 
 // PID 1 of the world is safe from those who live in it.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -70,6 +71,10 @@ func (m *module) insert(params string) error {
 	return nil
 }
 
+// patience is how long packets of a world's own network wait for init, which a
+// busy machine may keep from running for seconds. A module would count them.
+const patience = time.Minute
+
 func (m *module) load(params string, log *slog.Logger) (_ *instance, err error) {
 	i := &instance{table: stats.NewTable(), ended: make(chan struct{})}
 	defer func() {
@@ -84,6 +89,8 @@ func (m *module) load(params string, log *slog.Logger) (_ *instance, err error) 
 			log.Error("no queue is free", "err", err)
 			return nil, err
 		}
+	} else {
+		c.Armed = patience
 	}
 	if i.engine, err = hook.New(c, i.table); err != nil {
 		log.Error("no engine", "err", err)
