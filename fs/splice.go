@@ -10,7 +10,7 @@ import (
 
 // refuseSplice is a file system in which sendfile(2) and splice(2) from a file
 // fail with EINVAL, as in procfs from one that only knows read(2): who tries
-// them, as BusyBox's cat and Python's shutil do, then reads.
+// them, as the cats of BusyBox and uutils and Python's shutil do, then reads.
 //
 // From Linux 6.5 on they would find a file of size 0 empty. They go through the
 // page cache (filemap_splice_read), even where reads do not (FOPEN_DIRECT_IO),
