@@ -260,7 +260,7 @@ func TestFiguresLayout(t *testing.T) {
 func TestAllCPUs(t *testing.T) {
 	sandbox.Need(t, sandbox.BPF)
 	aside := uint64(0)
-	for _, every := range []uint64{1, 2, 7, 1000} {
+	count := func(every uint64) {
 		t.Run(fmt.Sprintf("N=%d", every), func(t *testing.T) {
 			l := load(t)
 			must(t, l.table.SetCounter(uint32(every)))
@@ -312,6 +312,15 @@ func TestAllCPUs(t *testing.T) {
 			aside += n
 			t.Logf("%d packets, %d of them counted aside, %d looks", sum, n, looks)
 		})
+	}
+	// A busy machine may run the programs one after the other.
+	for late := time.Now().Add(time.Minute); ; {
+		for _, every := range []uint64{1, 2, 7, 1000} {
+			count(every)
+		}
+		if aside > 0 || runtime.NumCPU() == 1 || t.Failed() || t.Skipped() || time.Now().After(late) {
+			break
+		}
 	}
 	if aside == 0 && runtime.NumCPU() > 1 && !t.Failed() && !t.Skipped() {
 		t.Error("nothing was counted aside: the test tests nothing")
