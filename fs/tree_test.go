@@ -369,7 +369,7 @@ func TestTrace(t *testing.T) {
 	_, err = io.ReadFull(f, got[:10]) // a line and a half
 	must(t, err)
 	for at := 10; at < len(got); at++ {
-		n, err := unix.Pread(int(f.Fd()), got[at:at+1], int64(99-at))
+		n, err := sandbox.Uninterrupted(func() (int, error) { return unix.Pread(int(f.Fd()), got[at:at+1], int64(99-at)) })
 		if n != 1 || err != nil {
 			t.Fatal(n, err)
 		}

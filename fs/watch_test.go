@@ -130,7 +130,7 @@ func TestWatchParts(t *testing.T) {
 		must(t, err)
 	}
 	large := make([]byte, 1<<20)
-	n, err := unix.Pread(int(f.Fd()), large, 12345)
+	n, err := sandbox.Uninterrupted(func() (int, error) { return unix.Pread(int(f.Fd()), large, 12345) })
 	must(t, err)
 	if got := figuresOf(t, string(line)) + ", " + figuresOf(t, string(large[:n])); got != "1 10 10, 2 20 20" {
 		t.Errorf("got %q", got)
@@ -151,12 +151,13 @@ func TestWatchNonBlocking(t *testing.T) {
 	must(t, err)
 	defer unix.Close(fd)
 	line := make([]byte, 100)
+	read := func() (int, error) { return unix.Read(fd, line) }
 	for i, want := range []string{"1 10 10", "2 20 20"} {
-		if n, err := unix.Read(fd, line); err != unix.EAGAIN {
+		if n, err := sandbox.Uninterrupted(read); err != unix.EAGAIN {
 			t.Fatalf("got %d, %v, want EAGAIN", n, err)
 		}
 		s.tell("add 6 0 10 40")
-		n, err := unix.Read(fd, line)
+		n, err := sandbox.Uninterrupted(read)
 		must(t, err)
 		if got := figuresOf(t, string(line[:n])); got != want {
 			t.Errorf("%d: got %q, want %q", i, got, want)

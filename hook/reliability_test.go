@@ -68,6 +68,7 @@ func TestFaultReaderStopped(t *testing.T) {
 func TestFaultReaderHangs(t *testing.T) {
 	var beats atomic.Uint64
 	c := quiet()
+	c.Armed = 0 // the second of kstatd's
 	c.Alive = func(Status) { beats.Add(1) }
 	e, table := newNFQueue(t, c)
 	sink := newStoppable(table)
@@ -461,6 +462,7 @@ func (a *arrivals) count(n int) (got int) {
 func TestFaultForeignTransaction(t *testing.T) {
 	beats := make(chan struct{}, 1000)
 	c := quiet()
+	c.Armed = 0 // the second of kstatd's
 	c.Alive = func(Status) { beats <- struct{}{} }
 	e, table := startedNFQueue(t, c)
 	e.session.nft.Lock() // as the kernel's commit mutex would be

@@ -67,3 +67,13 @@ func ofThreads(pid int, name string) (texts []string) {
 	}
 	return texts
 }
+
+// Uninterrupted makes a system call until no signal interrupts it. Go's runtime
+// sends its own threads some, which end a wait for /dev/fuse.
+func Uninterrupted(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
