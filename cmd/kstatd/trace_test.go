@@ -442,7 +442,9 @@ func TestFaultTraceWorkerKilled(t *testing.T) {
 		}
 		must(t, <-moved)
 		stop()
+		d.write("start", "0") // what is queued is counted
 		before := d.document().Live.Packets
+		d.write("start", "1")
 		r := d.cat("trace_pipe")
 		must(t, traffic.Ping(lo, 2))
 		d.write("start", "0")
