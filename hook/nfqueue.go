@@ -235,8 +235,10 @@ func (e *NFQueue) inspectCounters(s *session) error {
 			"counted", now.seen+uint64(now.strange), "seen", now.seen)
 	}
 	s.last = now
-	_, err = e.look(s)
-	return err
+	e.statusMu.Lock()
+	e.latest = e.describe(s, now)
+	e.statusMu.Unlock()
+	return nil
 }
 
 // beginAnew takes counters that somebody has set to zero for those of a new
@@ -423,6 +425,16 @@ func (e *NFQueue) look(s *session) (Status, error) {
 		}
 	}
 	defer e.statusMu.Unlock()
+	status := e.describe(s, now)
+	if err == nil {
+		e.latest = status
+	}
+	return status, err
+}
+
+// describe returns the status with what the session has added by now, or
+// nobody if it is nil. The caller holds statusMu.
+func (e *NFQueue) describe(s *session, now reading) Status {
 	status := e.status
 	if now.queues.seen {
 		status.Queues = e.config.queues(s, now.queues)
@@ -432,10 +444,7 @@ func (e *NFQueue) look(s *session) (Status, error) {
 	}
 	status.Uncounted += now.missed
 	status.Flushes = e.flushes.Load()
-	if err == nil {
-		e.latest = status
-	}
-	return status, err
+	return status
 }
 
 // queues returns the state of the queues of c, which s has bound, or nobody if

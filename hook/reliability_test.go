@@ -46,11 +46,7 @@ func TestFaultReaderStopped(t *testing.T) {
 	arrived, err := receiver(peer)
 	must(t, err)
 
-	sink.stop()
-	must(t, traffic.UDP(arrived.at, 1, 10)) // the reader takes it, and stands still
-	sink.awaitStopped()
-	must(t, traffic.UDP(arrived.at, 19, 10))
-	sink.goOn()
+	sink.overrun(t, arrived.at)
 	stop(t, e)
 	missed, err := e.Uncounted()
 	must(t, err)
@@ -326,13 +322,9 @@ func TestFaultCountersReset(t *testing.T) {
 	peer := sandbox.Veth(t)
 	void := netip.AddrPortFrom(peer.Void4, 9)
 	sent, lost := uint64(0), uint64(0)
-	overrun := func() { // as in TestFaultReaderStopped
+	overrun := func() {
 		t.Helper()
-		sink.stop()
-		must(t, traffic.UDP(void, 1, 10))
-		sink.awaitStopped()
-		must(t, traffic.UDP(void, 19, 10))
-		sink.goOn()
+		sink.overrun(t, void)
 		sent, lost = sent+20, lost+12
 		for table.Counted() != sent-lost {
 			time.Sleep(time.Millisecond)
@@ -418,6 +410,17 @@ func (s *stoppable) add(batch []stats.Packet) uint64 {
 func (s *stoppable) stop()         { <-s.gate }
 func (s *stoppable) awaitStopped() { <-s.stopped }
 func (s *stoppable) goOn()         { s.gate <- struct{}{} }
+
+// overrun stands still for 20 datagrams to an address. Of a queue of 8 it gets
+// the 8 that wait, when it goes on, and 12 have passed.
+func (s *stoppable) overrun(t *testing.T, to netip.AddrPort) {
+	t.Helper()
+	s.stop()
+	must(t, traffic.UDP(to, 1, 10)) // the reader takes it, and stands still
+	s.awaitStopped()
+	must(t, traffic.UDP(to, 19, 10))
+	s.goOn()
+}
 
 // arrivals counts datagrams at the peer.
 type arrivals struct {
