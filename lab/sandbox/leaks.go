@@ -71,19 +71,29 @@ func descriptors() ([]string, error) {
 	return open, nil
 }
 
-// fuseMounts lists the FUSE mounts of this mount namespace, dead ones too.
-func fuseMounts() ([]string, error) {
+// fuseMounts names the FUSE mounts of this mount namespace, dead ones too.
+func fuseMounts() (names []string, err error) {
+	mounts, err := listFUSE()
+	for _, m := range mounts {
+		names = append(names, fmt.Sprintf("mount %s of type %s on %s", m.id, m.kind, m.point))
+	}
+	return names, err
+}
+
+// fuseMount is a FUSE mount, in the words of /proc/self/mountinfo.
+type fuseMount struct{ id, kind, point string }
+
+func listFUSE() (mounts []fuseMount, err error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("list mounts: %w", err)
 	}
-	var mounts []string
 	for line := range strings.Lines(string(info)) {
 		// proc(5): ID parent dev root point options [tags…] - type source …
 		head, tail, _ := strings.Cut(line, " - ")
 		fields, kind := strings.Fields(head), strings.Fields(tail)[0]
 		if kind == "fuse" || strings.HasPrefix(kind, "fuse.") {
-			mounts = append(mounts, fmt.Sprintf("mount %s of type %s on %s", fields[0], kind, fields[4]))
+			mounts = append(mounts, fuseMount{fields[0], kind, fields[4]})
 		}
 	}
 	return mounts, nil

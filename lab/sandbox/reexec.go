@@ -145,10 +145,10 @@ func settle() error {
 // which tests would find one too many. It does not ask a daemon, which may be
 // dead. What a user namespace has inherited is locked, and stays.
 func hideTrees() {
-	info, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(info)) {
-		if head, tail, _ := strings.Cut(line, " - "); strings.HasPrefix(tail, "fuse.kstatd ") {
-			_ = unix.Unmount(unescape.Replace(strings.Fields(head)[4]), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	mounts, _ := listFUSE()
+	for _, m := range mounts {
+		if m.kind == "fuse.kstatd" {
+			_ = unix.Unmount(unescape.Replace(m.point), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
 	}
 }
