@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -34,25 +33,7 @@ func wait(t *testing.T, what string, f func() bool) {
 type traceRun struct {
 	t           *testing.T
 	cmd         *exec.Cmd
-	out, errors shown
-}
-
-// shown is what a program has written, to be read while it writes more.
-type shown struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *shown) Write(text []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(text)
-}
-
-func (s *shown) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
+	out, errors sandbox.Output
 }
 
 // newTrace starts a kstat trace.

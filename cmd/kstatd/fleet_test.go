@@ -138,13 +138,13 @@ func (s series) value(t *testing.T) float64 {
 type monitor struct {
 	t    *testing.T
 	base string
-	log  *logText
+	log  *sandbox.Output
 }
 
 // startMonitor starts a program, and waits until it answers at base.
 func startMonitor(t *testing.T, base, healthy, program string, args ...string) *monitor {
 	t.Helper()
-	m := &monitor{t: t, base: base, log: new(logText)}
+	m := &monitor{t: t, base: base, log: new(sandbox.Output)}
 	cmd := sandbox.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = m.log, m.log
 	must(t, cmd.Start())

@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -71,26 +70,8 @@ type running struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	dir  string
-	log  logText
+	log  sandbox.Output
 	done chan error
-}
-
-// logText is a log that can be read while it is written.
-type logText struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logText) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(line)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // overEngines runs a test with every engine, named by a flag.
