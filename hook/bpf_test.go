@@ -73,6 +73,27 @@ func (l *loaded) feed() (*feed, error) {
 	return all[0], nil
 }
 
+// run shows a packet to the program of a family, n times. Signals, Go's own for
+// one, are kept from it: the kernel would end in the middle, and cilium/ebpf
+// begin anew, so that more than n were counted.
+func (l *loaded) run(family stats.Family, packet []byte, n int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &before); err != nil {
+		return err
+	}
+	begun := 1
+	_, _, err := l.programs[family].Benchmark(packet, n, func() { begun++ })
+	if err == nil && begun > 1 {
+		err = fmt.Errorf("%d packets were begun %d times", n, begun)
+	}
+	return errors.Join(err, unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil))
+}
+
 // leastPacket is how many bytes the kernel wants to run a program on.
 const leastPacket = 20
 
@@ -270,12 +291,7 @@ func TestAllCPUs(t *testing.T) {
 				family stats.Family
 				packet []byte
 			}{{stats.IPv4, v4(5, 6)}, {stats.IPv4, v4(5, 17)}, {stats.IPv6, v6(6)}, {stats.IPv4, v4(5, 6)}} {
-				go func() {
-					errs <- undisturbed(func() error {
-						_, _, err := l.programs[s.family].Benchmark(s.packet, each, nil)
-						return err
-					})
-				}()
+				go func() { errs <- l.run(s.family, s.packet, each) }()
 			}
 			looks := 0
 			for ended := 0; ended < cap(errs); looks++ {
@@ -325,21 +341,6 @@ func TestAllCPUs(t *testing.T) {
 	if aside == 0 && runtime.NumCPU() > 1 && !t.Failed() && !t.Skipped() {
 		t.Error("nothing was counted aside: the test tests nothing")
 	}
-}
-
-// undisturbed keeps signals, Go's own for one, from a system call: the kernel
-// would end it in the middle, and cilium/ebpf begin it anew.
-func undisturbed(call func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var all, before unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &before); err != nil {
-		return err
-	}
-	return errors.Join(call(), unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil))
 }
 
 // TestChangeWaitsForPacket: somebody who changes the counter, or resets, while

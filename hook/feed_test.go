@@ -103,10 +103,7 @@ func TestWatchAllCPUs(t *testing.T) {
 			errs := make(chan error, 4)
 			packet := v4(5, 6)
 			for range cap(errs) {
-				go func() {
-					_, _, err := l.programs[stats.IPv4].Benchmark(packet, each, nil)
-					errs <- err
-				}()
+				go func() { errs <- l.run(stats.IPv4, packet, each) }()
 			}
 			const publications = 4 * each
 			var seen, lost uint64
@@ -139,8 +136,7 @@ func TestWatchRingFull(t *testing.T) {
 	must(t, l.table.SetCounter(1))
 	w := watcher(t, l.table)
 	const sent = 100_000
-	_, _, err := l.programs[stats.IPv4].Benchmark(v4(5, 17), sent, nil) // and nobody reads
-	must(t, err)
+	must(t, l.run(stats.IPv4, v4(5, 17), sent)) // and nobody reads
 	f, err := l.feed()
 	must(t, err)
 	fed := make(chan error, 1)
@@ -168,10 +164,7 @@ func TestWatchNobody(t *testing.T) {
 	must(t, l.table.SetCounter(1))
 	f, err := l.feed()
 	must(t, err)
-	run := func(n int) {
-		_, _, err := l.programs[stats.IPv4].Benchmark(v4(5, 17), n, nil)
-		must(t, err)
-	}
+	run := func(n int) { must(t, l.run(stats.IPv4, v4(5, 17), n)) }
 	run(100)
 	w, err := l.table.Watch()
 	must(t, err)

@@ -219,10 +219,7 @@ func TestTraceAllCPUs(t *testing.T) {
 	l := load(t)
 	_, r := traced(Config{})
 	end := l.feedPackets(t, r)
-	run := func(n int) {
-		_, _, err := l.programs[stats.IPv6].Benchmark(v6(17), n, nil)
-		must(t, err)
-	}
+	run := func(n int) { must(t, l.run(stats.IPv6, v6(17), n)) }
 	run(7)
 	must(t, l.table.SetCounter(5), l.table.Reset())
 	run(9)
@@ -233,10 +230,7 @@ func TestTraceAllCPUs(t *testing.T) {
 	errs := make(chan error, 4)
 	packet := v4(5, 6)
 	for range cap(errs) {
-		go func() {
-			_, _, err := l.programs[stats.IPv4].Benchmark(packet, each, nil)
-			errs <- err
-		}()
+		go func() { errs <- l.run(stats.IPv4, packet, each) }()
 	}
 	for i := range uint32(100) {
 		must(t, l.table.SetCounter(1+i%20))
@@ -270,8 +264,7 @@ func TestTraceRingFull(t *testing.T) {
 	_, r := traced(Config{})
 	begin(l.table)
 	const sent = 50_000
-	_, _, err := l.programs[stats.IPv4].Benchmark(v4(5, 17), sent, nil) // and nobody reads
-	must(t, err)
+	must(t, l.run(stats.IPv4, v4(5, 17), sent)) // and nobody reads
 	defer l.feedPackets(t, r)()
 	seen := r.await(t, sent)
 	if room := 2 << 20 / (sightingSize + recordHeader); len(seen) != room {
@@ -284,10 +277,7 @@ func TestTraceRingFull(t *testing.T) {
 // process has left in the ring is not shown.
 func TestTraceNobody(t *testing.T) {
 	l := load(t)
-	run := func(n int) {
-		_, _, err := l.programs[stats.IPv4].Benchmark(v4(5, 17), n, nil)
-		must(t, err)
-	}
+	run := func(n int) { must(t, l.run(stats.IPv4, v4(5, 17), n)) }
 	all, err := l.held.feeds(Config{Tracer: &recorder{}}, l.table)
 	must(t, err)
 	for range 2 {
