@@ -29,6 +29,20 @@ func parseCounter(text []byte) (uint32, error) {
 	return uint32(value), nil
 }
 
+// ParseParameter reads the value of a module parameter of type uint, as insmod
+// passes it: kstrtouint(text, 0), which unlike a write to counter takes a
+// hexadecimal or octal number, and no blanks. EINVAL and ERANGE are as there.
+func ParseParameter(text string) (uint32, error) {
+	value, err := parseUnsigned([]byte(text), 0)
+	switch {
+	case err != nil:
+		return 0, err
+	case value > 1<<32-1:
+		return 0, unix.ERANGE
+	}
+	return uint32(value), nil
+}
+
 // parseSwitch reads what was written to start or reset, as a module parameter
 // of type int does with kstrtoint(text, 0), and takes 0 and 1 only. sysfs
 // hands on the first page of a longer text; that one is refused whatever the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -235,7 +236,11 @@ func setParameters(params string, files map[string]fs.File, log *slog.Logger) er
 			values[name] = value // last of all: what is set before must count for the first packet
 			continue
 		case "counter":
-			if err := files[name].Write([]byte(value)); err != nil {
+			n, err := fs.ParseParameter(value)
+			if err == nil {
+				err = files[name].Write(strconv.AppendUint(nil, uint64(n), 10))
+			}
+			if err != nil {
 				return refuse(log, name, value, err)
 			}
 		default:

@@ -65,6 +65,11 @@ func TestSetParameters(t *testing.T) {
 		{"", 10, nil, ""},
 		{"counter=5", 5, nil, ""},
 		{`counter="7"`, 7, nil, ""},
+		{"counter=0x10", 16, nil, ""}, // a parameter takes these, and the file does not
+		{"counter=010", 8, nil, ""},
+		{`counter=" 5"`, 10, unix.EINVAL, "kstat: ` 5' invalid for parameter `counter'"}, // and the other way round
+		{"counter=0x100000000", 10, unix.ERANGE, "kstat: `0x100000000' invalid for parameter `counter'"},
+		{"counter", 10, unix.EINVAL, "kstat: `' invalid for parameter `counter'"},
 		{"counter=0", 10, unix.EINVAL, "kstat: `0' invalid for parameter `counter'"},
 		{"counter=4294967296", 10, unix.ERANGE, "kstat: `4294967296' invalid for parameter `counter'"},
 		{"start=2", 10, unix.EINVAL, "kstat: `2' invalid for parameter `start'"},
