@@ -18,15 +18,15 @@ import (
 type Dir struct {
 	gofs.Inode
 	born   time.Time
-	share  *share
+	pool   *pool
 	access access
 }
 
 // NewDir returns a folder.
 func NewDir() *Dir { return newDir(time.Now(), nil) }
 
-func newDir(born time.Time, s *share) *Dir {
-	return &Dir{born: born, share: s, access: access{mode: 0o555}}
+func newDir(born time.Time, p *pool) *Dir {
+	return &Dir{born: born, pool: p, access: access{mode: 0o555}}
 }
 
 // NewKernelDir returns a folder as the kernel's own file systems have them: of
@@ -92,7 +92,7 @@ var (
 // fill adds a node for each of files.
 func (d *Dir) fill(ctx context.Context, tree *Tree, files []file) {
 	for i := range files {
-		node := newNode(files[i].of(tree), d.born, d.share)
+		node := newNode(files[i].of(tree), d.born, d.pool)
 		d.AddChild(files[i].name, d.NewPersistentInode(ctx, node, gofs.StableAttr{Mode: fuse.S_IFREG}), false)
 	}
 }
@@ -113,7 +113,7 @@ func (d *Dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) s
 // OpendirHandle opens the folder, for a list of what the node's own Readdir says
 // or else of its children.
 func (d *Dir) OpendirHandle(ctx context.Context, _ uint32) (gofs.FileHandle, uint32, syscall.Errno) {
-	l := &listing{dir: d, share: d.share.of(ctx)}
+	l := &listing{dir: d, share: d.pool.of(ctx)}
 	if err := l.share.take(folderTake); err != nil {
 		return nil, 0, errno(err)
 	}
@@ -236,7 +236,10 @@ type File struct {
 	Write func([]byte) error
 	// Stream opens what the file gives.
 	Stream func() (Stream, error)
-	Log    *slog.Logger // is told of reads that are refused
+	// Gone, if there is one, is asked before each read and write: its error is
+	// for who has opened a file that is there no more.
+	Gone func() error
+	Log  *slog.Logger // is told of reads that are refused
 }
 
 // Node is a [File] in a file system.
@@ -244,15 +247,15 @@ type Node struct {
 	gofs.Inode
 	file   File
 	born   time.Time
-	share  *share
+	pool   *pool
 	access access
 }
 
 // NewNode returns a node of the file.
 func NewNode(f File) *Node { return newNode(f, time.Now(), nil) }
 
-func newNode(f File, born time.Time, s *share) *Node {
-	return &Node{file: f, born: born, share: s, access: access{mode: f.Mode, loose: f.Loose}}
+func newNode(f File, born time.Time, p *pool) *Node {
+	return &Node{file: f, born: born, pool: p, access: access{mode: f.Mode, loose: f.Loose}}
 }
 
 var (
@@ -307,7 +310,7 @@ func (n *Node) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32,
 	if access != unix.O_WRONLY && n.file.Read == nil || access != unix.O_RDONLY && n.file.Write == nil {
 		return nil, 0, syscall.EACCES
 	}
-	h := &handle{file: &n.file, share: n.share.of(ctx)}
+	h := &handle{file: &n.file, share: n.pool.of(ctx)}
 	if err := h.share.take(fileTakes); err != nil {
 		return nil, 0, errno(err)
 	}
@@ -332,11 +335,22 @@ var (
 	_ gofs.FileReleaser = (*handle)(nil)
 )
 
+// gone returns what Gone says.
+func (h *handle) gone() error {
+	if h.file.Gone == nil {
+		return nil
+	}
+	return h.file.Gone()
+}
+
 // Read returns a part of the text. A read at the beginning takes a new one, as
 // a seq_file of procfs does.
 func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadResult, syscall.Errno) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err := h.gone(); err != nil {
+		return nil, errno(err)
+	}
 	if offset == 0 || h.text == nil {
 		text, err := h.file.Read()
 		if err != nil {
@@ -355,7 +369,11 @@ func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadRe
 
 // Write is one store, wherever in the file it was meant to go.
 func (h *handle) Write(_ context.Context, data []byte, _ int64) (uint32, syscall.Errno) {
-	if err := h.file.Write(data); err != nil {
+	err := h.gone()
+	if err == nil {
+		err = h.file.Write(data)
+	}
+	if err != nil {
 		return 0, errno(err)
 	}
 	return uint32(len(data)), 0

@@ -280,12 +280,12 @@ var _ gofs.NodeOnAdder = (*root)(nil)
 // OnAdd builds the whole tree: no file comes or goes afterwards.
 func (r *root) OnAdd(ctx context.Context) {
 	born := time.Now()
-	r.born, r.share = born, newShare()
+	r.born, r.pool = born, newPool()
 	r.fill(ctx, r.tree, r.files())
-	protocols := &protocolsNode{Dir: *newDir(born, r.share), tree: r.tree}
+	protocols := &protocolsNode{Dir: *newDir(born, r.pool), tree: r.tree}
 	r.addDir(ctx, protocolsDir, protocols)
 	for p := range stats.Other + 1 {
-		d := newDir(born, r.share)
+		d := newDir(born, r.pool)
 		protocols.addDir(ctx, r.tree.Names.Name(p), d)
 		d.fill(ctx, r.tree, protocolFiles(p))
 	}

@@ -459,9 +459,12 @@ func TestRunRemovedWhileOpen(t *testing.T) {
 import errno, os, subprocess
 files = {name: os.open(name, flags) for name, flags in (
     ("/proc/kstat/nout", os.O_RDONLY), ("/proc/kstat/counter", os.O_RDWR), ("/sys/module/kstat/parameters/start", os.O_RDWR))}
+part = os.open("/proc/kstat/nout", os.O_RDONLY)
+os.read(part, 1)
 subprocess.run(["rmmod", "kstat"], check=True)
+files["the rest of nout"] = part
 for name, fd in files.items():
-    for what, call in ("read", lambda: os.pread(fd, 10, 0)), ("write", lambda: os.write(fd, b"1")):
+    for what, call in ("read", lambda: os.read(fd, 10)), ("write", lambda: os.write(fd, b"1")):
         try:
             call()
             print(what, name, "works")
@@ -474,6 +477,8 @@ read /proc/kstat/counter EIO
 write /proc/kstat/counter EIO
 read /sys/module/kstat/parameters/start ENODEV
 write /sys/module/kstat/parameters/start ENODEV
+read the rest of nout EIO
+write the rest of nout EBADF
 `)
 }
 

@@ -204,22 +204,11 @@ func moduleFiles(fault string, tree *fs.Tree) (map[string]fs.File, error) {
 // then: with EIO in procfs (proc_reg_read), with ENODEV in sysfs
 // (kernfs_get_active).
 func (i *instance) until(f fs.File, errno unix.Errno) fs.File {
-	read, write := f.Read, f.Write
-	if read != nil {
-		f.Read = func() ([]byte, error) {
-			if i.gone.Load() {
-				return nil, errno
-			}
-			return read()
+	f.Gone = func() error {
+		if i.gone.Load() {
+			return errno
 		}
-	}
-	if write != nil {
-		f.Write = func(text []byte) error {
-			if i.gone.Load() {
-				return errno
-			}
-			return write(text)
-		}
+		return nil
 	}
 	return f
 }
