@@ -181,7 +181,7 @@ func (r report) writeLimits(b *bytes.Buffer) {
 - A program's cost below a nanosecond: the kernel tells whole ones. Run over and over on one packet its code and the figures are
   in the cache; in a flood (bpf_stats) reading the clock twice is in both sides, and whatever it takes more in one is not told.
 - What bpftrace counted: its figures are told at its end and are of the whole host, so only what it costs the sender is here.
-- Allocations of the daemon under the flood: they come from a test of package hook in its own process, once.
+- Allocations of the daemon under the flood: they come from a test of package hook in its own process, once, without proofs and inspections, which allocate a thousand objects a second.
 - Readers of nout that choose their CPU: at rest they sit on the other one than the server; under the flood they are where the
   scheduler puts them, which may be beside the server, where a wake-up is cheaper. The two are not to be compared.
 - User CPU of a consumer that is preempted: more than half a millisecond between two system calls is taken for that, and left out.

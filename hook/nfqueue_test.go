@@ -200,9 +200,12 @@ func TestPanicWhileCounting(t *testing.T) {
 }
 
 // TestAllocsPerPacket floods the engine from another process and looks at how
-// much this one allocates. The bench reads the line that it logs.
+// much this one allocates. Nobody runs it: proofs and inspections allocate by
+// the second, a thousand objects, and not by the packet. The bench reads the line
+// that it logs.
 func TestAllocsPerPacket(t *testing.T) {
-	e, table := startedNFQueue(t, quiet())
+	e, table := idleEngine(t, quiet())
+	must(t, e.Start())
 	peer := sandbox.Veth(t)
 	cmd := sandbox.Command("/proc/self/exe", "-test.run=^TestRoleBlast$", "-test.count=1")
 	cmd.Env = append(os.Environ(), blastTo+"="+netip.AddrPortFrom(peer.Void4, 9).String())
@@ -222,10 +225,9 @@ func TestAllocsPerPacket(t *testing.T) {
 	}
 	allocs := after.Mallocs - before.Mallocs
 	t.Logf("allocs/packet: %.6f over %d packets", float64(allocs)/float64(counted), counted)
-	// It is one per batch, and batches are smaller on a busy machine: the bench
-	// holds the figure to one per 100. The race detector's own are counted, too.
-	if allocs > counted/50 && !raceEnabled {
-		t.Errorf("%d allocations for %d packets, want at most one per 50", allocs, counted)
+	// The race detector's own are counted, too.
+	if allocs > counted/1000 && !raceEnabled {
+		t.Errorf("%d allocations for %d packets, want at most one per 1000", allocs, counted)
 	}
 }
 
