@@ -180,6 +180,7 @@ func TestScatteredPacket(t *testing.T) {
 		}
 		return nil
 	}))
+	await(t, "3 packets", func() bool { return table.Counted() >= 3 })
 	stop(t, e)
 	expect(t, e, table, map[string]uint64{"udp/ipv6": 2, "other/ipv6": 1})
 }

@@ -445,11 +445,7 @@ func TestForward(t *testing.T) {
 				must(t, sandbox.Route(far.Addr(), peer.Void4), peer.Do(func() error { return sandbox.Route(far.Addr(), peer.Own4) }))
 				before := transmitted(t, "veth0")
 				must(t, peer.Do(func() error { return traffic.UDP(far, 17, 10) }))
-				for late := time.Now().Add(10 * time.Second); transmitted(t, "veth0") < before+17; time.Sleep(time.Millisecond) {
-					if time.Now().After(late) { // whoever sends does not wait until it is passed on
-						t.Fatalf("%d packets were passed on, not 17", transmitted(t, "veth0")-before)
-					}
-				}
+				await(t, "17 packets to be passed on", func() bool { return transmitted(t, "veth0") >= before+17 })
 				stop(t, e)
 				want := map[string]uint64{"udp/ipv4": 17}
 				if p == Input {
@@ -544,21 +540,20 @@ func TestFloodedBroadcast(t *testing.T) {
 			_, err := unix.Write(ends[0], frame(layers.EthernetTypeIPv4, i)) // each another connection
 			must(t, err)
 		}
-		stop(t, e)
 		for i, fd := range ends[1:] {
-			got := 0
-			for head := make([]byte, 256); ; {
-				if _, err := unix.Read(fd, head); err != nil {
-					break
+			got, head := 0, make([]byte, 256)
+			await(t, fmt.Sprintf("%d broadcasts at port %d", sent, i+1), func() bool {
+				for {
+					if _, err := unix.Read(fd, head); err != nil {
+						return got == sent
+					}
+					if head[12] == 8 && head[13] == 0 { // ETH_P_IP
+						got++
+					}
 				}
-				if head[12] == 8 && head[13] == 0 { // ETH_P_IP
-					got++
-				}
-			}
-			if got != sent {
-				t.Errorf("%d of %d broadcasts arrived at port %d", got, sent, i+1)
-			}
+			})
 		}
+		stop(t, e)
 		missed, err := e.Uncounted()
 		must(t, err)
 		want := uint64(0) // without br_netfilter no hook sees them
@@ -607,6 +602,17 @@ func track(t *testing.T) {
 		conn.DelTable(table)
 		must(t, conn.Flush())
 	})
+}
+
+// await waits for what has been sent, and is on its way: whoever sends does not
+// wait until another device has it, which may be left to ksoftirqd.
+func await(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for late := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("there are not", what)
+		}
+	}
 }
 
 // transmitted returns how many packets have left by a device.
