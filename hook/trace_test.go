@@ -170,23 +170,24 @@ func TestTracePoints(t *testing.T) {
 // TestTraceSeveralQueues: queues are read by several goroutines, and packets are
 // shown in the order in which they are counted.
 func TestTraceSeveralQueues(t *testing.T) {
+	const senders, each = 4, 3000
 	c := quiet()
 	c.Queues = 4
+	c.QueueLen = senders * each // one may get all of it
 	c, r := traced(c)
 	_, table := started(t, c)
 	begin(table)
 	peer := sandbox.Veth(t)
-	var senders sync.WaitGroup
-	const each = 3000
-	for range 4 {
-		senders.Go(func() {
+	var sending sync.WaitGroup
+	for range senders {
+		sending.Go(func() {
 			if err := traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), each, 10); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	senders.Wait()
-	checkOrder(t, r.await(t, 4*each), 4*each)
+	sending.Wait()
+	checkOrder(t, r.await(t, senders*each), senders*each)
 }
 
 // checkOrder wants numbers without a hole.
