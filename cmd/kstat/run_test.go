@@ -297,7 +297,7 @@ cat /proc/kstat/counter`, "3\n4\n1\nls: cannot access '/proc/kstat': No such fil
 // environment and the limits.
 func TestRunInherits(t *testing.T) {
 	needWorld(t)
-	const show = `ls -l /proc/self/fd | wc -l; ulimit -n; pwd; env | grep -v -e ^KSTAT_ -e ^_=; umask; cat`
+	const show = `ls -l /proc/self/fd | wc -l; ulimit -n; pwd; env | grep -v -e ^KSTAT_ -e ^PATH= -e ^_=; umask; cat`
 	run := func(cmd *exec.Cmd) outcome {
 		cmd.Dir, cmd.Stdin = "/usr", strings.NewReader("input")
 		cmd.Env = append(os.Environ(), ours, "ODD=a b\nc")
@@ -306,6 +306,22 @@ func TestRunInherits(t *testing.T) {
 	want := run(sandbox.Command("sh", "-c", show))
 	if got := run(tool("run", "sh", "-c", show)); got != want {
 		t.Errorf("inside: %+v\noutside: %+v", got, want)
+	}
+}
+
+// An ordinary user's PATH has no directory with insmod, nor has cron's.
+func TestRunPath(t *testing.T) {
+	needWorld(t)
+	for _, c := range []struct{ path, want string }{
+		{"PATH=/usr/bin:/bin", "/usr/bin:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin\n0\n"},
+		{"PATH=/sbin:/usr/sbin:/bin:/usr/bin:/usr/local/bin:/usr/local/sbin", "/sbin:/usr/sbin:/bin:/usr/bin:/usr/local/bin:/usr/local/sbin\n0\n"},
+		{"PATH=", "/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin\n0\n"},
+	} {
+		cmd := tool("run", "sh", "-euc", `echo $PATH; modprobe kstat; cat /proc/kstat/nout; rmmod kstat`)
+		cmd.Env = append(os.Environ(), ours, c.path)
+		if got := end(t, cmd); got != (outcome{stdout: c.want}) {
+			t.Errorf("%s: %+v, want %q", c.path, got, c.want)
+		}
 	}
 }
 

@@ -160,7 +160,7 @@ func (s *sudo) run() int {
 	if s.login || s.shell {
 		argv = s.shellCommand(target)
 	}
-	search := searchPath()
+	search := SearchPath()
 	path, ok := find(argv[0], search)
 	if !ok {
 		return s.dies(fmt.Errorf("%s: command not found", argv[0]))
@@ -268,9 +268,9 @@ func find(name, search string) (path string, ok bool) {
 	return "", false
 }
 
-// searchPath is the caller's PATH, and behind it those directories of root's
+// SearchPath is the caller's PATH, and behind it those directories of root's
 // tools that it lacks.
-func searchPath() string {
+func SearchPath() string {
 	dirs := filepath.SplitList(os.Getenv("PATH"))
 	for _, dir := range filepath.SplitList(sbin) {
 		if !slices.Contains(dirs, dir) {

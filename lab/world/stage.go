@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"kstat/lab/kmod"
 )
 
 // stage is the process that is to become the command.
@@ -68,9 +70,11 @@ func (s *stage) enact() error {
 		return err
 	}
 	_ = os.Setenv("KSTAT_MOUNT", tree)
-	if path != "" {
-		_ = os.Setenv("PATH", path+os.Getenv("PATH"))
+	if os.Getenv("PATH") == "" {
+		_ = os.Setenv("PATH", "/bin:/usr/bin") // as execvp(3)
 	}
+	// The command is root, whoever the caller is, and insmod is to be found.
+	_ = os.Setenv("PATH", path+kmod.SearchPath())
 	s.enterDirectory()
 	return become(s.Config.Command)
 }
@@ -261,10 +265,6 @@ func (s *stage) privateRun() error {
 // an error.
 func become(command []string) error {
 	name := command[0]
-	if os.Getenv("PATH") == "" {
-		_ = os.Setenv("PATH", "/bin:/usr/bin")
-		defer os.Unsetenv("PATH")
-	}
 	path, err := exec.LookPath(name)
 	switch {
 	case errors.Is(err, exec.ErrDot): // who has . in his PATH means it
