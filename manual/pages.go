@@ -65,7 +65,7 @@ func detailsOf(name string) details {
 			}, {
 				title: "SIGNALS",
 				items: []item{
-					{"SIGTERM, SIGINT, SIGHUP", "Stop counting and end. SIGHUP is ignored if it was when the daemon started, by nohup(1)."},
+					{"SIGTERM, SIGINT, SIGQUIT, SIGHUP", "Stop counting and end. SIGHUP is ignored if it was when the daemon started, by nohup(1)."},
 					{"SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE", "Ignored: a daemon that is suspended would hold packets up."},
 				},
 			}},

@@ -59,7 +59,7 @@ func main() {
 	// A terminal that suspends a daemon would suspend the host's packets with
 	// it, and a log that nobody reads any more is no reason to die.
 	signal.Ignore(syscall.SIGTSTP, syscall.SIGTTOU, syscall.SIGTTIN, syscall.SIGPIPE)
-	ends := []os.Signal{syscall.SIGTERM, syscall.SIGINT}
+	ends := []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT}
 	if !signal.Ignored(syscall.SIGHUP) { // by nohup
 		ends = append(ends, syscall.SIGHUP)
 	}

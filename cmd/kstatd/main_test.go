@@ -231,11 +231,11 @@ tcp                   6 ipv4              2             100
 	})
 }
 
-// TestEndsWhileCounting: either signal ends a daemon that counts, and leaves
+// TestEndsWhileCounting: each signal ends a daemon that counts, and leaves
 // nothing.
 func TestEndsWhileCounting(t *testing.T) {
 	overEngines(t, func(t *testing.T, engine string) {
-		for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+		for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT} {
 			dir := mountDir(t)
 			d := start(t, dir, engine, "--start", "--counter", "3", "--queue", "7", "--queues", "2")
 			d.expect("start", "1\n")
