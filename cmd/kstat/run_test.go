@@ -325,6 +325,22 @@ func TestRunPath(t *testing.T) {
 	}
 }
 
+// Who has a network of his own names its namespaces by himself.
+func TestRunNamedNetworks(t *testing.T) {
+	needWorld(t)
+	must(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+	defer func() { must(t, unix.Unmount("/run", unix.MNT_DETACH)) }()
+	const theirs, ours = "/run/netns/theirs", "/run/netns/ours"
+	must(t, os.Mkdir("/run/netns", 0o555), os.WriteFile(theirs, nil, 0o444))
+	script(t, nil, "ls -A /run/netns; touch "+ours+"; ls -A /run/netns", "ours\n")
+	if _, err := os.Stat(ours); err == nil {
+		t.Error("the host has the world's name")
+	}
+	if sandbox.Missing(sandbox.Root) == nil {
+		script(t, []string{"--net", "host"}, "ls -A /run/netns", "theirs\n")
+	}
+}
+
 // A command's directory is the caller's, also one without a name.
 func TestRunDirectory(t *testing.T) {
 	needWorld(t)

@@ -65,6 +65,7 @@ func (s *stage) enact() error {
 	if err != nil {
 		return err
 	}
+	s.coverNetworks()
 	path, err := s.placeTools()
 	if err != nil {
 		return err
@@ -205,6 +206,22 @@ func (s *stage) mountTree() (string, error) {
 		return "", fmt.Errorf("KSTAT_MOUNT is %s: %w: make it, or choose another directory", dir, err)
 	}
 	return dir, bind(worldDir+"/tree", dir, 0)
+}
+
+// coverNetworks hides the host's named network namespaces from a command with a
+// network of its own: it names its own, an ordinary user too, and leaves no name behind.
+func (s *stage) coverNetworks() {
+	const dir = "/run/netns"
+	if _, err := os.Stat(dir); err != nil || s.Config.HostNet {
+		return
+	}
+	mount, err := fsmount("tmpfs", []option{{"source", "kstat"}, {"mode", "755"}}, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err == nil {
+		err = s.cover(mount, dir)
+	}
+	if err != nil {
+		s.Config.tell("%s is the host's: %v", dir, err)
+	}
 }
 
 // privateRun puts a /run in the place of the host's that has all that is in
