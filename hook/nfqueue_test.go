@@ -60,12 +60,13 @@ func TestOverrun(t *testing.T) {
 // TestSeveralQueues: packets from two CPUs go to two queues, and the sum is
 // exact, as is every publication.
 func TestSeveralQueues(t *testing.T) {
+	const senders, each = 4, 5_003
 	c := quiet()
 	c.Queue, c.Queues = 65534, 2 // to the last number
+	c.QueueLen = senders * each  // one may get all of it
 	e, table := startedNFQueue(t, c)
 	must(t, table.SetCounter(7))
 	peer := sandbox.Veth(t)
-	const senders, each = 4, 5_003
 	errs := make(chan error, senders)
 	for range senders {
 		go func() { errs <- traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), each, 10) }()

@@ -98,7 +98,7 @@ func sudoed(t *testing.T, env []string, args ...string) outcome {
 
 func which(t *testing.T, name string) string {
 	t.Helper()
-	path, ok := find(name, searchPath())
+	path, ok := find(name, SearchPath())
 	if !ok {
 		t.Fatal("no", name)
 	}
