@@ -232,6 +232,21 @@ func (s *screen) keys(keys ...string) {
 	s.do(append([]string{"send-keys"}, keys...)...)
 }
 
+// command returns the command's process.
+func (s *screen) command() (pid int) {
+	s.t.Helper()
+	shell, err := strconv.Atoi(strings.TrimSpace(s.do("display-message", "-p", "#{pane_pid}")))
+	must(s.t, err)
+	s.await("command", func(string) bool {
+		children := sandbox.Children(shell)
+		if len(children) == 1 {
+			pid = children[0]
+		}
+		return len(children) == 1
+	})
+	return pid
+}
+
 // text is what the screen shows.
 func (s *screen) text() string {
 	out, _ := s.tmux("capture-pane", "-p").Output()
@@ -563,7 +578,12 @@ func TestTopHung(t *testing.T) {
 	d := startDaemon(t, treeDir(t))
 	s := inTerminal(t, 100, 24, utf8, topLine(t, d.dir))
 	s.awaitText("○ stopped")
+	// It is stopped between two looks: whose request a daemon has taken, and does
+	// not answer, cannot be ended by anybody.
+	top := s.command()
+	must(t, sandbox.Stop(top))
 	defer d.stop()()
+	must(t, unix.Kill(top, unix.SIGCONT))
 	s.awaitText("✗ no answer for ")
 	s.keys("?")
 	s.awaitText("start or stop counting (root)")
