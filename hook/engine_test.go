@@ -502,6 +502,72 @@ func TestSharedConnection(t *testing.T) {
 	})
 }
 
+// TestAnswers: where connections are tracked, what the kernel answers to the first
+// packet of one belongs to a connection that is not confirmed yet, which a queue
+// does not take. It arrives all the same: see [rule.spareAnswers].
+func TestAnswers(t *testing.T) {
+	for _, answer := range []struct {
+		name   string
+		reject *expr.Reject // what is sent here
+		ttl    int          // else of what is sent on
+		proto  int          // of the answer
+		is     func(segment []byte) bool
+	}{
+		{"reject", &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}, 64, unix.IPPROTO_ICMP, func(b []byte) bool { return b[0] == 3 }},
+		{"reset", &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}, 64, unix.IPPROTO_TCP, func(b []byte) bool { return b[13]&4 != 0 }},
+		{"time exceeded", nil, 1, unix.IPPROTO_ICMP, func(b []byte) bool { return b[0] == 11 }},
+	} {
+		t.Run(answer.name, func(t *testing.T) {
+			overEngines(t, func(t *testing.T, c Config) {
+				e, table := newEngine(t, c)
+				peer := sandbox.Veth(t)
+				track(t)
+				set(t, "net/ipv4/icmp_ratelimit", "0")
+				to := peer.Own4
+				if answer.reject == nil {
+					set(t, "net/ipv4/ip_forward", "1")
+					to = netip.MustParseAddr("192.0.2.1") // TEST-NET-1
+					must(t, sandbox.Route(to, peer.Void4), peer.Do(func() error { return sandbox.Route(to, peer.Own4) }))
+				} else {
+					refuse(t, answer.reject)
+				}
+				heard := -1
+				must(t, peer.Do(func() (err error) {
+					heard, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, answer.proto)
+					return err
+				}))
+				t.Cleanup(func() { unix.Close(heard) })
+				must(t, e.Start())
+				if e, ok := e.(*NFQueue); ok {
+					awaitSparing(t, e, func() { must(t, knock(peer.Void4, unix.IPPROTO_ICMP, 64)) })
+				}
+				before := table.Counted()
+				const sent = 20
+				for range sent {
+					must(t, peer.Do(func() error { return knock(to, answer.proto, answer.ttl) }))
+				}
+				arrived := 0
+				packet := make([]byte, 256)
+				for late := time.Now().Add(10 * time.Second); arrived < sent && time.Now().Before(late); {
+					n, err := unix.Read(heard, packet)
+					switch {
+					case err != nil:
+						time.Sleep(time.Millisecond)
+					case n >= 40 && answer.is(packet[20:n]):
+						arrived++
+					}
+				}
+				stop(t, e)
+				uncounted, err := e.Uncounted()
+				must(t, err)
+				if arrived != sent || table.Counted()-before+uncounted != sent || c.Engine == KindBPF && uncounted != 0 {
+					t.Errorf("of %d answers %d arrived; counted %d, uncounted %d", sent, arrived, table.Counted()-before, uncounted)
+				}
+			})
+		})
+	}
+}
+
 // TestFloodedBroadcast: a bridge whose frames pass netfilter makes a copy for each
 // port. They share a connection as well; none may be lost.
 func TestFloodedBroadcast(t *testing.T) {
@@ -627,6 +693,83 @@ func transmitted(t *testing.T, device string) (n uint64) {
 		}
 	}
 	return n
+}
+
+// awaitSparing begins tracked connections, of a packet each, until the rule spares answers. While
+// they begin, those of other tests may end.
+func awaitSparing(t *testing.T, e *NFQueue, begin func()) {
+	t.Helper()
+	spares := func() bool {
+		e.session.nft.Lock()
+		defer e.session.nft.Unlock()
+		return e.session.rule.rules == 3
+	}
+	begun := e.table.Counted()
+	for late := time.Now().Add(10 * time.Second); !spares(); {
+		begin()
+		begun++
+		for e.table.Counted() < begun {
+			if time.Now().After(late) {
+				t.Fatal("no connection is noticed")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		must(t, e.tendOnce(false, false))
+	}
+}
+
+// knock sends the first packet of a connection of its own.
+func knock(to netip.Addr, proto, ttl int) error {
+	kind := unix.SOCK_DGRAM
+	if proto == unix.IPPROTO_TCP {
+		kind = unix.SOCK_STREAM
+	}
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, ttl); err != nil {
+		return err
+	}
+	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: to.As4(), Port: 9})
+	if proto != unix.IPPROTO_TCP && err == nil {
+		_, err = unix.Write(fd, []byte("x"))
+	}
+	if err == unix.EINPROGRESS {
+		err = nil
+	}
+	return err
+}
+
+// refuse has what arrives here refused until the test ends.
+func refuse(t *testing.T, how *expr.Reject) {
+	t.Helper()
+	conn, err := nftables.New()
+	must(t, err)
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "refuse"})
+	chain := conn.AddChain(&nftables.Chain{
+		Table: table, Name: "input", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{how}})
+	if err := conn.Flush(); err != nil {
+		sandbox.Lack(t, fmt.Errorf("needs nft's reject expression: %w; modprobe nft_reject_inet", err))
+	}
+	t.Cleanup(func() {
+		conn.DelTable(table)
+		must(t, conn.Flush())
+	})
+}
+
+// set gives a sysctl another value until the test ends.
+func set(t *testing.T, name, value string) {
+	t.Helper()
+	name = "/proc/sys/" + name
+	old, err := os.ReadFile(name)
+	must(t, err)
+	must(t, os.WriteFile(name, []byte(value), 0))
+	t.Cleanup(func() { must(t, os.WriteFile(name, old, 0)) })
 }
 
 // TestStartAndStopAreExact: every packet after Start is counted, none after

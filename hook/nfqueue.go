@@ -210,12 +210,27 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 			return err
 		}
 	}
+	e.spareAnswers(s)
 	if inspect {
 		if err := e.inspectCounters(s); err != nil {
 			e.config.Log.Warn("the rule's counters cannot be read", "err", err)
 		}
 	}
 	return nil
+}
+
+// spareAnswers has the rule spare answers if connections are tracked: if one has
+// begun since the session has. The caller holds s.nft.
+func (e *NFQueue) spareAnswers(s *session) {
+	now := connections()
+	if s.trackless || now <= s.fewest {
+		s.fewest = min(s.fewest, now)
+		return
+	}
+	if err := s.rule.spareAnswers(e.config); err != nil {
+		s.trackless = true
+		e.config.Log.Warn("what this host answers to the first packet of a connection may be lost", "err", err)
+	}
 }
 
 // inspectCounters keeps the status as of now. It notices counters that somebody
@@ -480,7 +495,9 @@ type session struct {
 	// their share is in the engine's status.
 	counters atomic.Pointer[string]
 
-	strangers bool // another rule uses our queues, and that was said
+	strangers bool   // another rule uses our queues, and that was said
+	fewest    uint64 // the smallest number of connections that was seen
+	trackless bool   // the rule cannot spare answers, and that was said
 }
 
 // place makes r the session's rule, whose counters were 0 when before packets
@@ -495,7 +512,7 @@ func (s *session) place(r *rule, before uint64) {
 // open starts a session. The queues come before the rule: a queue drops
 // packets between its binding and the end of its configuration.
 func (e *NFQueue) open() (_ *session, err error) {
-	s := &session{table: e.table}
+	s := &session{table: e.table, fewest: connections()}
 	defer func() {
 		if err != nil {
 			s.unbind()

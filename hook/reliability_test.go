@@ -369,6 +369,34 @@ func TestFaultCountersReset(t *testing.T) {
 	expect()
 }
 
+// TestFaultLastToTrack: if nobody but our rule has connections tracked any more, its
+// end, which ends that, costs none of the packets that are queued.
+func TestFaultLastToTrack(t *testing.T) {
+	e, table := newNFQueue(t, quiet())
+	sink := newStoppable(table)
+	startWith(t, e, sink.add)
+	peer := sandbox.Veth(t)
+	arrived, err := receiver(peer)
+	must(t, err)
+	t.Run("with others", func(t *testing.T) {
+		track(t)
+		must(t, e.session.rule.spareAnswers(e.config))
+	})
+
+	const sent = 8
+	sink.stop()
+	must(t, traffic.UDP(arrived.at, 1, 10))
+	sink.awaitStopped()
+	must(t, traffic.UDP(arrived.at, sent-1, 10), e.session.rule.disarm())
+	_, _, err = Counters(e.session.rule.table.Name) // a socket's end has the kernel destroy what was deleted (nft_rcv_nl_event)
+	must(t, err)
+	sink.goOn()
+	stop(t, e)
+	if n := arrived.count(sent); n != sent {
+		t.Errorf("%d of %d packets were delivered", n, sent)
+	}
+}
+
 // startWith is Start with another sink for the packets.
 func startWith(t *testing.T, e *NFQueue, sink func([]stats.Packet) uint64) {
 	t.Helper()

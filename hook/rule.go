@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -44,19 +46,22 @@ const arphrdLoopback = unix.ARPHRD_LOOPBACK
 //		set armed { type nf_proto; flags timeout; elements = { ipv4 expires 1s, ipv6 expires 1s } }
 //		chain postrouting {
 //			type filter hook postrouting priority 99
+//			ct direction reply ct status & confirmed == 0 counter name "unarmed" accept
 //			meta pkttype host meta nfproto @armed counter name "seen" queue to 0 bypass
 //			counter name "unarmed"
 //		}
 //	}
 //
 // The set is a dead-man's switch: [rule.arm] must renew it, or the rule stops
-// to match. What pkttype is for, [notFlooded] says.
+// to match. What pkttype is for, [notFlooded] says. The first rule is there only
+// where connections are tracked: see [rule.spareAnswers].
 type rule struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 	chain *nftables.Chain
 	armed *nftables.Set
 	elems []nftables.SetElement
+	rules int // how many there are
 }
 
 // addRule adds table, chain, counter and rule in one transaction. From its
@@ -181,7 +186,53 @@ func (r *rule) addWith(c Config, table string, queue expr.Any) error {
 	} {
 		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: append(match(c), does...)})
 	}
+	r.rules = 2
 	return r.conn.Flush()
+}
+
+// confirmed is IPS_CONFIRMED, replying IP_CT_DIR_REPLY, of
+// linux/netfilter/nf_conntrack_common.h and nf_conntrack_tuple_common.h.
+const (
+	confirmed = 1 << 3
+	replying  = 1
+)
+
+// spareAnswers lets pass what the kernel itself answers to the first packet of a
+// connection, at the hooks that see it: a REJECT, "time exceeded", "packet too
+// big". It is given that packet's connection (nf_ct_attach), which is not confirmed
+// yet and then has two packets, and the kernel drops such an answer instead of
+// queueing it, as it does with [notFlooded].
+//
+// The rule has expressions of conntrack's, which turn tracking on where it is off.
+// So the caller sees to it that [connections] have become more.
+func (r *rule) spareAnswers(c Config) error {
+	if r.rules != 2 || c.Point != Output && c.Point != Postrouting {
+		return nil
+	}
+	r.conn.InsertRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: append(match(c),
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{replying}},
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(confirmed), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
+		&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: unarmedName},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	)})
+	if err := r.conn.Flush(); err != nil {
+		return fmt.Errorf("spare answers in table inet %s: %w", r.table.Name, err)
+	}
+	r.rules++
+	return nil
+}
+
+// connections returns how many connections are tracked in this network namespace.
+// Those that are left when tracking has been turned off become fewer only.
+func connections() (n uint64) {
+	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+	if err == nil {
+		n, _ = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	}
+	return n
 }
 
 // arm lets packets be queued for another while ([Config.Armed]). An element is taken out and
@@ -341,8 +392,8 @@ func (r *rule) intact() error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("rules of table inet %s: %w", r.table.Name, err)
-	case len(rules) != 2:
-		return fmt.Errorf("table inet %s has %d rules of ours, not 2: %w", r.table.Name, len(rules), unix.ENOENT)
+	case len(rules) != r.rules:
+		return fmt.Errorf("table inet %s has %d rules of ours, not %d: %w", r.table.Name, len(rules), r.rules, unix.ENOENT)
 	}
 	return nil
 }
@@ -351,6 +402,11 @@ func (r *rule) intact() error {
 // still be inside a rule when it returns.
 func (r *rule) disarm() error {
 	r.conn.FlushChain(r.chain)
+	if r.rules > 2 {
+		// Should we be the last to have connections tracked, the end of that
+		// makes the kernel drop what is queued: it has to wait for the table's.
+		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: []expr.Any{&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}}})
+	}
 	if err := r.conn.Flush(); err != nil {
 		return fmt.Errorf("delete rule of table inet %s: %w", r.table.Name, err)
 	}
