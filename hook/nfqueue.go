@@ -244,7 +244,7 @@ func (e *NFQueue) inspectCounters(s *session) error {
 	case now.seen < s.last.seen || now.unarmed < s.last.unarmed:
 		e.beginAnew(s, now)
 		now.missed = now.unarmed
-	case now.strange > 0 && !s.strangers:
+	case now.strange > 0 && uint64(now.strange) > segments(s.table) && !s.strangers:
 		s.strangers = true
 		e.config.Log.Warn("another rule sends packets to our queue, and they are counted as well: choose another number with --queue",
 			"counted", now.seen+uint64(now.strange), "seen", now.seen)
@@ -599,6 +599,18 @@ func (s *session) read() (r reading, err error) {
 	counted = s.table.Counted() - s.before.Load() + uint64(r.queues.waiting(s.holds))
 	r.missed = r.unarmed + uint64(max(0, int64(r.seen-counted)))
 	return r, nil
+}
+
+// segments returns how many of the packets counted may be parts of others: the
+// kernel cuts super-packets of SCTP, and of nothing else, before it queues them
+// (nfqnl_enqueue_packet in net/netfilter/nfnetlink_queue.c).
+func segments(table *stats.Table) (n uint64) {
+	for _, row := range table.Snapshot().Rows {
+		if row.Class.Protocol() == unix.IPPROTO_SCTP {
+			n += row.Total.Packets
+		}
+	}
+	return n
 }
 
 // refused returns how many verdicts found none of their packets.

@@ -57,6 +57,30 @@ func TestOverrun(t *testing.T) {
 	}
 }
 
+// TestSegments: super-packets of SCTP, which the kernel cuts before it queues them,
+// are not taken for packets of another rule's.
+func TestSegments(t *testing.T) {
+	sandbox.Need(t, needed[KindNFQueue]...)
+	e, table := newEngine(t, quiet())
+	must(t, e.Start())
+	s := e.(*NFQueue).session
+	suspected := func(batch ...stats.Protocol) bool {
+		for _, p := range batch {
+			table.Add([]stats.Packet{{Class: stats.ClassOf(stats.IPv4, p), Bytes: 100}})
+		}
+		s.nft.Lock()
+		defer s.nft.Unlock()
+		must(t, e.(*NFQueue).inspectCounters(s))
+		return s.strangers
+	}
+	if suspected(unix.IPPROTO_SCTP, unix.IPPROTO_SCTP, unix.IPPROTO_SCTP) {
+		t.Error("segments are suspected")
+	}
+	if !suspected(unix.IPPROTO_TCP) {
+		t.Error("another rule's packet is not suspected")
+	}
+}
+
 // TestSeveralQueues: packets from two CPUs go to two queues, and the sum is
 // exact, as is every publication.
 func TestSeveralQueues(t *testing.T) {
