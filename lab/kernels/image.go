@@ -143,7 +143,7 @@ func (im *image) copy(name, from string) error {
 }
 
 // wanted are the modules that a test or the machine may ask for, by their own names or those above them.
-var wanted = regexp.MustCompile(`^usr/lib/modules/[^/]+/(modules\.[^/]*$|kernel/(net/(?:netfilter|ipv4|ipv6|core|sched|802|llc|bridge|bpf)/|lib/|crypto/|fs/(fuse|overlayfs|squashfs|ext4|jbd2)/|fs/mbcache|drivers/(virtio|char|block/(loop|virtio_blk)|net/(veth|dummy|ifb|tun|virtio_net|net_failover|bonding))|drivers/tty/serial/|drivers/firmware/|net/core/))`)
+var wanted = regexp.MustCompile(`^usr/lib/modules/[^/]+/(modules\.[^/]*$|kernel/(net/(?:netfilter|ipv4|ipv6|core|sched|802|8021q|llc|bridge|bpf|xfrm)/|lib/|crypto/|fs/(fuse|overlayfs|squashfs|ext4|jbd2)/|fs/mbcache|drivers/(virtio|char|block/(loop|virtio_blk)|net/(veth|dummy|ifb|tun|virtio_net|net_failover|bonding|macvlan|vxlan))|drivers/tty/serial/|drivers/firmware/|net/core/))`)
 
 // unpack adds what is in a Debian package and is wanted, with everything below /usr as Debian 12 has it, and returns the kernel
 // if there is one in it.
