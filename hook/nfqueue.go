@@ -210,7 +210,7 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 			return err
 		}
 	}
-	e.spareAnswers(s)
+	e.spareShared(s)
 	if inspect {
 		if err := e.inspectCounters(s); err != nil {
 			e.config.Log.Warn("the rule's counters cannot be read", "err", err)
@@ -219,17 +219,17 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 	return nil
 }
 
-// spareAnswers has the rule spare answers if connections are tracked: if one has
-// begun since the session has. The caller holds s.nft.
-func (e *NFQueue) spareAnswers(s *session) {
+// spareShared has the rule spare what shares a new connection, if connections are
+// tracked: if one has begun since the session has. The caller holds s.nft.
+func (e *NFQueue) spareShared(s *session) {
 	now := connections()
 	if s.trackless || now <= s.fewest {
 		s.fewest = min(s.fewest, now)
 		return
 	}
-	if err := s.rule.spareAnswers(e.config); err != nil {
+	if err := s.rule.spareShared(e.config); err != nil {
 		s.trackless = true
-		e.config.Log.Warn("what this host answers to the first packet of a connection may be lost", "err", err)
+		e.config.Log.Warn("some packets of new connections may be lost: REJECTs, and broadcasts that come back", "err", err)
 	}
 }
 
@@ -497,7 +497,7 @@ type session struct {
 
 	strangers bool   // another rule uses our queues, and that was said
 	fewest    uint64 // the smallest number of connections that was seen
-	trackless bool   // the rule cannot spare answers, and that was said
+	trackless bool   // the rule cannot spare them, and that was said
 }
 
 // place makes r the session's rule, whose counters were 0 when before packets

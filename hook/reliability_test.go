@@ -380,7 +380,7 @@ func TestFaultLastToTrack(t *testing.T) {
 	must(t, err)
 	t.Run("with others", func(t *testing.T) {
 		track(t)
-		must(t, e.session.rule.spareAnswers(e.config))
+		must(t, e.session.rule.spareShared(e.config))
 	})
 
 	const sent = 8

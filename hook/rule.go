@@ -28,6 +28,8 @@ const (
 	// armedName is the set of the families whose packets are queued. Its
 	// elements time out.
 	armedName = "armed"
+	// sharedName is the chain for connections that are not confirmed.
+	sharedName = "shared"
 	// priority puts the rule behind filters and before source NAT
 	// (NF_IP_PRI_NAT_SRC is 100): what is counted is what will leave, under
 	// the addresses that it was sent with.
@@ -46,22 +48,26 @@ const arphrdLoopback = unix.ARPHRD_LOOPBACK
 //		set armed { type nf_proto; flags timeout; elements = { ipv4 expires 1s, ipv6 expires 1s } }
 //		chain postrouting {
 //			type filter hook postrouting priority 99
-//			ct direction reply ct status & confirmed == 0 counter name "unarmed" accept
+//			ct status & confirmed == 0 jump shared
 //			meta pkttype host meta nfproto @armed counter name "seen" queue to 0 bypass
 //			counter name "unarmed"
+//		}
+//		chain shared {
+//			ct direction reply counter name "unarmed" accept
+//			meta nfproto ipv4 fib daddr type broadcast-multicast counter name "unarmed" accept
 //		}
 //	}
 //
 // The set is a dead-man's switch: [rule.arm] must renew it, or the rule stops
-// to match. What pkttype is for, [notFlooded] says. The first rule is there only
-// where connections are tracked: see [rule.spareAnswers].
+// to match. What pkttype is for, [notFlooded] says. The jump, and where it
+// goes, are there only where connections are tracked: see [rule.spareShared].
 type rule struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-	chain *nftables.Chain
-	armed *nftables.Set
-	elems []nftables.SetElement
-	rules int // how many there are
+	conn   *nftables.Conn
+	table  *nftables.Table
+	chain  *nftables.Chain
+	armed  *nftables.Set
+	elems  []nftables.SetElement
+	shared bool // it has the jump
 }
 
 // addRule adds table, chain, counter and rule in one transaction. From its
@@ -186,7 +192,6 @@ func (r *rule) addWith(c Config, table string, queue expr.Any) error {
 	} {
 		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: append(match(c), does...)})
 	}
-	r.rules = 2
 	return r.conn.Flush()
 }
 
@@ -197,32 +202,68 @@ const (
 	replying  = 1
 )
 
-// spareAnswers lets pass what the kernel itself answers to the first packet of a
-// connection, at the hooks that see it: a REJECT, "time exceeded", "packet too
-// big". It is given that packet's connection (nf_ct_attach), which is not confirmed
-// yet and then has two packets, and the kernel drops such an answer instead of
-// queueing it, as it does with [notFlooded].
+// spareShared lets packets pass, at the hooks that see them, of a connection that
+// is not confirmed yet and has another one: the kernel drops these instead of
+// queueing them, as it does with [notFlooded]. They are
 //
-// The rule has expressions of conntrack's, which turn tracking on where it is off.
+//   - what the kernel itself answers to the first packet of a connection: a REJECT,
+//     "time exceeded", "packet too big". It is given that packet's connection
+//     (nf_ct_attach).
+//   - of a broadcast or an IPv4 multicast of this host's own the copy that comes back
+//     to it (ip_mc_output). The one that leaves is behind it, finds the connection
+//     confirmed, and is queued.
+//
+// The rules have expressions of conntrack's, which turn tracking on where it is off.
 // So the caller sees to it that [connections] have become more.
-func (r *rule) spareAnswers(c Config) error {
-	if r.rules != 2 || c.Point != Output && c.Point != Postrouting {
+func (r *rule) spareShared(c Config) error {
+	if r.shared || c.Point != Output && c.Point != Postrouting {
 		return nil
 	}
+	err := r.spare(c, answers(), comingBack())
+	if errors.Is(err, unix.ENOENT) { // a kernel without fib
+		err = r.spare(c, answers())
+	}
+	if err != nil {
+		return fmt.Errorf("spare shared connections in table inet %s: %w", r.table.Name, err)
+	}
+	r.shared = true
+	return nil
+}
+
+// spare has packets of connections that are not confirmed pass, and count as
+// unarmed, if one of the matches does.
+func (r *rule) spare(c Config, matches ...[]expr.Any) error {
+	chain := r.conn.AddChain(&nftables.Chain{Table: r.table, Name: sharedName})
+	for _, m := range matches {
+		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: append(m,
+			&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: unarmedName},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		)})
+	}
 	r.conn.InsertRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: append(match(c),
-		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{replying}},
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(confirmed), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
-		&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: unarmedName},
-		&expr.Verdict{Kind: expr.VerdictAccept},
+		&expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name},
 	)})
-	if err := r.conn.Flush(); err != nil {
-		return fmt.Errorf("spare answers in table inet %s: %w", r.table.Name, err)
+	return r.conn.Flush()
+}
+
+func answers() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{replying}},
 	}
-	r.rules++
-	return nil
+}
+
+func comingBack() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+		&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},
+		&expr.Range{Op: expr.CmpOpEq, Register: 1, // of IPv4 nothing else is between them
+			FromData: binaryutil.NativeEndian.PutUint32(unix.RTN_BROADCAST), ToData: binaryutil.NativeEndian.PutUint32(unix.RTN_MULTICAST)},
+	}
 }
 
 // connections returns how many connections are tracked in this network namespace.
@@ -388,25 +429,26 @@ func Counters(table string) (seen, unarmed uint64, err error) {
 
 // intact reports whether chain and rules are all there.
 func (r *rule) intact() error {
+	want := 2
+	if r.shared {
+		want++
+	}
 	rules, err := r.conn.GetRules(r.table, r.chain)
 	switch {
 	case err != nil:
 		return fmt.Errorf("rules of table inet %s: %w", r.table.Name, err)
-	case len(rules) != r.rules:
-		return fmt.Errorf("table inet %s has %d rules of ours, not %d: %w", r.table.Name, len(rules), r.rules, unix.ENOENT)
+	case len(rules) != want:
+		return fmt.Errorf("table inet %s has %d rules of ours, not %d: %w", r.table.Name, len(rules), want, unix.ENOENT)
 	}
 	return nil
 }
 
-// disarm deletes the rules and leaves table, chain and counters. A CPU may
-// still be inside a rule when it returns.
+// disarm deletes the rules and leaves table, chains and counters. A CPU may
+// still be inside a rule when it returns. What is in the other chain stays as well:
+// should it be the last that has connections tracked, the end of that makes the
+// kernel drop what is queued.
 func (r *rule) disarm() error {
 	r.conn.FlushChain(r.chain)
-	if r.rules > 2 {
-		// Should we be the last to have connections tracked, the end of that
-		// makes the kernel drop what is queued: it has to wait for the table's.
-		r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: r.chain, Exprs: []expr.Any{&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}}})
-	}
 	if err := r.conn.Flush(); err != nil {
 		return fmt.Errorf("delete rule of table inet %s: %w", r.table.Name, err)
 	}
