@@ -159,7 +159,7 @@ func startMonitor(t *testing.T, base, healthy, program string, args ...string) *
 			<-ended
 		}
 	})
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(awaitLimit); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := m.fetch(healthy, nil); err == nil {
 			return m
 		}
@@ -224,7 +224,7 @@ func (m *monitor) by(expression string, at ...string) map[string]float64 {
 func awaitEqual(t *testing.T, what string, want map[string]float64, got func() map[string]float64) {
 	t.Helper()
 	var last map[string]float64
-	for end := time.Now().Add(15 * time.Second); !maps.Equal(last, want); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(awaitLimit); !maps.Equal(last, want); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: got %v, want %v", what, last, want)
 		}
@@ -301,7 +301,7 @@ scrape_configs:
 
 	before := prometheus.query(`kstat_start_time_seconds{instance="b"}`)[0].value(t)
 	hosts[1].restart()
-	await(t, "a scrape of the daemon that was restarted", 15*time.Second, func() bool {
+	await(t, "a scrape of the daemon that was restarted", func() bool {
 		now := prometheus.query(`kstat_start_time_seconds{instance="b"} and up{instance="b"} == 1`)
 		return len(now) == 1 && now[0].value(t) > before
 	})
@@ -358,7 +358,7 @@ func checkRules(t *testing.T, m *monitor) {
 	m.data("/api/v1/rules", nil, &found)
 	for _, g := range found.Groups {
 		for _, r := range g.Rules {
-			await(t, r.Name, 10*time.Second, func() bool { return r.Type != "recording" || len(m.query(r.Name)) > 0 })
+			await(t, r.Name, func() bool { return r.Type != "recording" || len(m.query(r.Name)) > 0 })
 			switch {
 			case r.Health != "ok":
 				t.Errorf("%s is %s: %s", r.Name, r.Health, r.LastError)
