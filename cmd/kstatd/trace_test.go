@@ -324,7 +324,8 @@ func lostIn(stream []byte) (lost uint64) {
 // counted, to the packet.
 func TestTraceOverload(t *testing.T) {
 	overEngines(t, func(t *testing.T, engine string) {
-		d := start(t, mountDir(t), engine, "--start")
+		// A proof that packets are read waits behind all that are queued, and the race detector takes long for each.
+		d := start(t, mountDir(t), engine, "--start", "--queue-len=256")
 		peer := sandbox.Veth(t)
 		stop := flood(t, peer.Void4, 200_000)
 		await(t, "traffic", func() bool { return d.document().Live.Packets > 1000 })
