@@ -135,7 +135,7 @@ func TestRunWatch(t *testing.T) {
 	script(t, []string{"--start", "--counter", "2"}, `
 lines=$(mktemp)
 cat $KSTAT_MOUNT/watch >$lines & cat=$!
-until ls -l /proc/$cat/fd | grep -q watch; do :; done
+until ls -l /proc/$cat/fd 2>/dev/null | grep -q watch; do :; done
 bash -c 'for i in 1 2; do echo >/dev/tcp/127.0.0.1/9; done' 2>/dev/null || :
 rmmod kstat
 wait $cat
@@ -152,8 +152,8 @@ func TestRunTrace(t *testing.T) {
 lines=$(mktemp) stream=$(mktemp)
 cat $KSTAT_MOUNT/trace_pipe >$lines & one=$!
 cat $KSTAT_MOUNT/trace.pcapng >$stream & two=$!
-until ls -l /proc/$one/fd | grep -q trace_pipe; do :; done
-until ls -l /proc/$two/fd | grep -q trace.pcapng; do :; done
+until ls -l /proc/$one/fd 2>/dev/null | grep -q trace_pipe; do :; done
+until ls -l /proc/$two/fd 2>/dev/null | grep -q trace.pcapng; do :; done
 bash -c 'echo >/dev/tcp/127.0.0.1/9; echo >/dev/udp/127.0.0.1/9; echo >/dev/udp/::1/9' 2>/dev/null || :
 until [ $(wc -l <$lines) = 6 ]; do :; done
 rmmod kstat
