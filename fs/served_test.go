@@ -168,7 +168,7 @@ func obey(command string, table *stats.Table, engine *pretender) string {
 
 // idle waits until no goroutine waits for publications or wakes those who do.
 func idle() string {
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(awaitLimit); ; time.Sleep(time.Millisecond) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		switch {
@@ -179,6 +179,10 @@ func idle() string {
 		}
 	}
 }
+
+// awaitLimit is how long something may take on a busy machine that takes
+// milliseconds on another.
+const awaitLimit = time.Minute
 
 // server is a serving process.
 type server struct {

@@ -383,7 +383,7 @@ func TestFaultDetached(t *testing.T) {
 		err := b.places[i].link.Detach()
 		b.mu.Unlock()
 		must(t, err)
-		for end := time.Now().Add(10 * time.Second); ; {
+		for end := time.Now().Add(awaitLimit); ; {
 			status, err := e.Status()
 			must(t, err)
 			if status.Repairs == i+1 {
