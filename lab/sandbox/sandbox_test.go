@@ -245,6 +245,7 @@ func TestLeaksAreFound(t *testing.T) {
 		"check":      "sandbox: left behind: the caller's own",
 	} {
 		t.Run(as, func(t *testing.T) {
+			t.Parallel() // each waits for what might go away yet
 			switch as {
 			case "mount":
 				Need(t, FUSE)

@@ -23,7 +23,7 @@ const (
 )
 
 // readyWait bounds the wait for a new cable, which takes milliseconds.
-const readyWait = 10 * time.Second
+const readyWait = time.Minute
 
 // A Peer is a second network namespace at the other end of a cable.
 //
