@@ -205,6 +205,7 @@ func TestUnmountedByAnother(t *testing.T) {
 func TestMountedOver(t *testing.T) {
 	s := serve(t)
 	must(t, unix.Mount("tmpfs", s.dir, "tmpfs", 0, ""))
+	s.tell("hurry")
 	last := s.end(unix.SIGTERM)
 	if !strings.Contains(last, "another file system") || mountsOn(t, s.dir) != 2 {
 		t.Errorf("got %q and %d mounts", last, mountsOn(t, s.dir))
@@ -219,6 +220,7 @@ func TestOpenFilesDoNotHoldUp(t *testing.T) {
 	f, err := os.Open(s.path("nout"))
 	must(t, err)
 	defer f.Close()
+	s.tell("hurry")
 	began := time.Now()
 	if last := s.end(unix.SIGTERM); last != "ended: somebody holds a file" {
 		t.Error("the server's end:", last)

@@ -93,9 +93,11 @@ func (v *verse) Next(buffer []byte, _ int, _ <-chan struct{}) ([]byte, error) {
 //	add PROTOCOL FAMILY PACKETS BYTES
 //	refuse ERRNO
 //	idle
+//	hurry
 //
 // and answers each with a line.
 func serveTree(dir string) {
+	drainLimit.Store(int64(awaitLimit))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	engine := new(pretender)
@@ -136,7 +138,7 @@ func serveTree(dir string) {
 	err = server.Run(ctx)
 	tree.Table.Finish()
 	err = errors.Join(err, point.Unmount())
-	server.Drain(time.Second)
+	server.Drain(time.Duration(drainLimit.Load()))
 	select {
 	case <-server.ended:
 	default:
@@ -160,11 +162,19 @@ func obey(command string, table *stats.Table, engine *pretender) string {
 		engine.refuse.Store(int32(errno))
 		return "done"
 	}
-	if command == "idle" {
+	switch command {
+	case "idle":
 		return idle()
+	case "hurry":
+		drainLimit.Store(int64(time.Second))
+		return "done"
 	}
 	return "no such command"
 }
+
+// drainLimit is how long the serving process waits at its end for those who have
+// a file open: for a second, as kstatd does, if it is told to hurry.
+var drainLimit atomic.Int64
 
 // idle waits until no goroutine waits for publications or wakes those who do.
 func idle() string {
