@@ -208,6 +208,20 @@ func (m *monitor) query(expression string, at ...string) []series {
 	return found.Result
 }
 
+// one waits for the only series that an expression gives: after a scrape that
+// took too long there is none until the next.
+func (m *monitor) one(expression string) (s series) {
+	m.t.Helper()
+	await(m.t, expression, func() bool {
+		found := m.query(expression)
+		if len(found) == 1 {
+			s = found[0]
+		}
+		return len(found) == 1
+	})
+	return s
+}
+
 // by returns the packets by protocol that an expression gives, without zeros.
 func (m *monitor) by(expression string, at ...string) map[string]float64 {
 	m.t.Helper()
@@ -299,7 +313,7 @@ scrape_configs:
 		return victoria.by(sumBy)
 	})
 
-	before := prometheus.query(`kstat_start_time_seconds{instance="b"}`)[0].value(t)
+	before := prometheus.one(`kstat_start_time_seconds{instance="b"}`).value(t)
 	hosts[1].restart()
 	await(t, "a scrape of the daemon that was restarted", func() bool {
 		now := prometheus.query(`kstat_start_time_seconds{instance="b"} and up{instance="b"} == 1`)
@@ -323,7 +337,7 @@ scrape_configs:
 	increased := map[string]float64{}
 	for _, h := range hosts {
 		of := fmt.Sprintf("{instance=%q}", h.name)
-		at := prometheus.query("timestamp(kstat_started" + of + ")")[0].value(t)
+		at := prometheus.one("timestamp(kstat_started" + of + ")").value(t)
 		for protocol, n := range prometheus.by("increase(kstat_packets_total"+of+"[5m])", strconv.FormatFloat(at, 'f', 3, 64)) {
 			increased[protocol] += n
 		}
@@ -332,7 +346,7 @@ scrape_configs:
 		t.Errorf("increase() of Prometheus: got %v, want %v", increased, all)
 	}
 	for _, m := range []*monitor{prometheus, victoria} {
-		if uncounted := m.query("sum(kstat_uncounted_packets_total)"); len(uncounted) != 1 || uncounted[0].value(t) != 0 {
+		if uncounted := m.one("sum(kstat_uncounted_packets_total)"); uncounted.value(t) != 0 {
 			t.Errorf("%s: uncounted: %v", m.base, uncounted)
 		}
 	}
@@ -391,9 +405,7 @@ func checkDashboard(t *testing.T, m *monitor) {
 			t.Errorf("%s: a variable that this test does not know", query)
 			continue
 		}
-		if found := m.query(expression); len(found) == 0 {
-			t.Errorf("%s: no series", query)
-		}
+		await(t, "a series of "+query, func() bool { return len(m.query(expression)) > 0 })
 	}
 	if len(queries) < 20 {
 		t.Errorf("%d queries: not all were found", len(queries))
