@@ -308,10 +308,11 @@ func TestFaultWorkerStopped(t *testing.T) {
 	})
 	within(t, "new connections get through", time.Since(stopped), 1200*time.Millisecond)
 	must(t, traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), 1000, 10)) // which pass, and nobody counts
+	inTime := unix.Kill(worker, 0) == nil                             // else the next worker, on a busy machine
 	within(t, "a caught connection goes on", <-caught, 4*time.Second)
 	await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
 	doc := d.document()
-	if doc.Uncounted < 1000 || doc.Uncounted > 1200 {
+	if inTime && doc.Uncounted < 1000 || doc.Uncounted > 1200 {
 		t.Errorf("uncounted %d, want the 1000 packets that passed, and some attempts to connect", doc.Uncounted)
 	}
 	if len(doc.Gaps) != 1 || doc.Gaps[0].Seconds < 1 {
