@@ -82,7 +82,7 @@ run: build ## build, and run it on mnt/kstat until Ctrl-C (needs root; sudo make
 	@echo 'kstatd on mnt/kstat; Ctrl-C ends it. What to type next, in another terminal:'
 	@echo
 	@echo '    sudo -s'
-	@echo '    cd $(CURDIR)'
+	@printf '    cd %q\n' "$$PWD"
 	@echo '    cat mnt/kstat/nout'
 	@echo '    echo 1 > mnt/kstat/start'
 	@echo '    curl -s http://127.0.0.1:1'
@@ -156,7 +156,7 @@ modules:
 
 # By Kubernetes's own types; a module of its own, as they are large.
 manifests:
-	$(go) run -C tools/kubernetes . $(CURDIR)/deploy/kubernetes/*.yaml
+	$(go) run -C tools/kubernetes . '$(CURDIR)'/deploy/kubernetes/*.yaml
 
 # Not gofmt -l . : mnt/kstat may be mounted, or dead.
 gofiles = $$(find . \( -path ./.git -o -path ./mnt -o -path ./bin -o -path ./dist \) -prune -o -name '*.go' -print)
