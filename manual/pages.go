@@ -139,6 +139,7 @@ func detailsOf(name string) details {
 			environ: []item{
 				{"KSTAT_MOUNT", "A directory: the tree of kstat(5) is shown there in the world. `/run/kstat` if it is not set. " +
 					"Inside it is always set, to where the tree is."},
+				{"PATH", "Inside, the directories of insmod(8) and the like are added behind it if it lacks them, as an ordinary user's does."},
 			},
 			examples: []item{
 				{"kstat run -- bash", "A shell to try things in."},
