@@ -27,13 +27,22 @@ type place struct {
 	dir  string // where ours is to appear; "" means over the host's
 }
 
-// find returns where a tool goes. It is false if nothing is to be done: sudo
-// works, or the tool is that of a world around this one.
-func find(tool string) (place, bool) {
+// find returns the places that a tool goes to, that of the host's own first.
+// There is none if nothing is to be done: sudo works, or the tool is that of a
+// world around this one.
+func find(tool string) (places []place) {
+	around := false
+	seen := make(map[string]bool) // directories, links followed
 	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil || seen[real] {
+			continue
+		}
+		seen[real] = true
 		path := filepath.Join(dir, tool)
 		if link, err := os.Readlink(path); err == nil && link == Self {
-			return place{}, false
+			around = true
+			continue
 		}
 		host, err := filepath.EvalSymlinks(path)
 		if err != nil {
@@ -44,7 +53,16 @@ func find(tool string) (place, bool) {
 		if !slices.Contains(kmod.Tools(), filepath.Base(host)) {
 			p.dir = dir
 		}
-		return p, tool != "sudo" || !setUserID(host)
+		places = append(places, p)
+	}
+	switch {
+	case len(places) > 0:
+		if tool == "sudo" && setUserID(places[0].host) {
+			return nil
+		}
+		return places
+	case around:
+		return nil
 	}
 	dirs := []string{"/usr/sbin", "/sbin"}
 	if slices.Contains([]string{"kmod", "lsmod", "dmesg", "sudo"}, tool) {
@@ -52,10 +70,10 @@ func find(tool string) (place, bool) {
 	}
 	for _, dir := range dirs {
 		if _, err := os.Stat(dir); err == nil {
-			return place{dir: dir}, true
+			return []place{{dir: dir}}
 		}
 	}
-	return place{}, false
+	return nil
 }
 
 // setUserID reports whether a program becomes root. In a user namespace, root's
@@ -76,26 +94,26 @@ func (s *stage) placeTools() (path string, err error) {
 	}
 	var over []string                  // files of the host
 	added := make(map[string][]string) // directory of the host: names
+	kept := make(map[string]bool)
 	for _, tool := range kmod.Tools() {
-		p, wanted := find(tool)
-		if !wanted {
-			continue
-		}
-		keep := tool
-		switch {
-		case p.dir != "":
-			added[p.dir] = append(added[p.dir], tool)
-		case slices.Contains(over, p.host):
-			continue
-		default:
-			over = append(over, p.host)
-			keep = filepath.Base(p.host)
-		}
-		if p.host == "" {
-			continue
-		}
-		if err := bind(p.host, filepath.Join(toolsDir, keep), 0); err != nil {
-			return "", err
+		for _, p := range find(tool) {
+			keep := tool
+			switch {
+			case p.dir != "":
+				added[p.dir] = append(added[p.dir], tool)
+			case slices.Contains(over, p.host):
+				continue
+			default:
+				over = append(over, p.host)
+				keep = filepath.Base(p.host)
+			}
+			if p.host == "" || kept[keep] {
+				continue
+			}
+			kept[keep] = true
+			if err := bind(p.host, filepath.Join(toolsDir, keep), 0); err != nil {
+				return "", err
+			}
 		}
 	}
 	if path, err = s.addTools(added); err != nil {
