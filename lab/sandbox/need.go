@@ -100,6 +100,9 @@ func Program(tb testing.TB, name string) string {
 	if err != nil {
 		Lack(tb, fmt.Errorf("needs %s: %w; apt-get install %[1]s", name, err))
 	}
+	if name == "tcpdump" && os.Geteuid() == 0 {
+		Need(tb, Root) // it becomes another user
+	}
 	return path
 }
 
