@@ -564,7 +564,7 @@ func TestAnswers(t *testing.T) {
 				}
 				arrived := 0
 				packet := make([]byte, 256)
-				for late := time.Now().Add(10 * time.Second); arrived < sent && time.Now().Before(late); {
+				for late := time.Now().Add(awaitLimit); arrived < sent && time.Now().Before(late); {
 					n, err := unix.Read(heard, packet)
 					switch {
 					case err != nil:
@@ -725,7 +725,7 @@ func awaitSparing(t *testing.T, e *NFQueue, begin func()) {
 		return e.session.rule.shared
 	}
 	begun := e.table.Counted()
-	for late := time.Now().Add(10 * time.Second); !spares(); {
+	for late := time.Now().Add(awaitLimit); !spares(); {
 		begin()
 		begun++
 		for e.table.Counted() < begun {
