@@ -14,19 +14,11 @@ import (
 
 // Through makes a network on top of the cable, at both its ends: vlan, macvlan,
 // vxlan, gre, ipip, or esp, which is IPsec in transport mode. It returns the peer's
-// IPv4 address there; nothing that nobody has sent passes. If the kernel has no
-// such network, ok is false. All is gone when the test ends.
-func (p *Peer) Through(tb testing.TB, network string) (there netip.Addr, ok bool) {
+// IPv4 address there; nothing that nobody has sent passes. All is gone when the test
+// ends.
+func (p *Peer) Through(tb testing.TB, network string) (there netip.Addr) {
 	tb.Helper()
-	attach := func(cable ends) (ends, func() error, error) { return device(cable, network) }
-	if network == "esp" {
-		attach = encrypted
-	}
-	through, detach, err := attach(ends{p.Own4, p.Addr4})
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOSYS) {
-		tb.Logf("this kernel has no %s: %v", network, err)
-		return netip.Addr{}, false
-	}
+	through, detach, err := attach(network, ends{p.Own4, p.Addr4})
 	if err != nil {
 		tb.Fatalf("make a %s: %v", network, err)
 	}
@@ -36,13 +28,37 @@ func (p *Peer) Through(tb testing.TB, network string) (there netip.Addr, ok bool
 		}
 	})
 	err = p.Do(func() error {
-		_, _, err := attach(ends{p.Addr4, p.Own4})
+		_, _, err := attach(network, ends{p.Addr4, p.Own4})
 		return err
 	})
 	if err != nil {
 		tb.Fatalf("make a %s at the peer: %v", network, err)
 	}
-	return through.there, true
+	return through.there
+}
+
+// Lacks returns why the kernel cannot make a network, nil if it can.
+func (p *Peer) Lacks(tb testing.TB, network string) (lack error) {
+	tb.Helper()
+	_, detach, err := attach(network, ends{p.Own4, p.Addr4})
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	if err == nil {
+		err = detach()
+	}
+	if err != nil {
+		tb.Fatalf("try a %s: %v", network, err)
+	}
+	return nil
+}
+
+// attach makes a network at this end of the cable, and returns the addresses there.
+func attach(network string, cable ends) (through ends, detach func() error, err error) {
+	if network == "esp" {
+		return encrypted(cable)
+	}
+	return device(cable, network)
 }
 
 // ends are the addresses of both ends, as one of them sees it.
