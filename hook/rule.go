@@ -219,9 +219,13 @@ func (r *rule) spareShared(c Config) error {
 	if r.shared || c.Point != Output && c.Point != Postrouting {
 		return nil
 	}
-	err := r.spare(c, answers(), comingBack())
-	if errors.Is(err, unix.ENOENT) { // a kernel without fib
-		err = r.spare(c, answers())
+	matches := [][]expr.Any{answers()}
+	if c.Point == Postrouting { // before, there is no copy yet
+		matches = append(matches, comingBack())
+	}
+	err := r.spare(c, matches...)
+	if errors.Is(err, unix.ENOENT) && len(matches) > 1 { // a kernel without fib
+		err = r.spare(c, matches[0])
 	}
 	if err != nil {
 		return fmt.Errorf("spare shared connections in table inet %s: %w", r.table.Name, err)
