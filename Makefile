@@ -113,8 +113,8 @@ fuzz: ## run every fuzz target for FUZZTIME=10s
 fault = KSTAT_FAULTS=full KSTAT_REQUIRE=1 $(go) test -count=1 -timeout=20m -v
 faults: ## the fault suite at full length, each figure shown, in about eight minutes (needs root, strace, nftables, iptables)
 	@shown() { grep --line-buffered -vE '^(=== |ok |PASS)' || true; }; set -o pipefail; \
-	$(fault) -run 'Fault/^nfqueue$$' ./cmd/kstatd | shown & one=$$!; \
-	$(fault) -run 'Fault/^bpf$$' ./cmd/kstatd | shown & two=$$!; \
+	( $(fault) -run 'Fault/^nfqueue$$' ./cmd/kstatd | shown ) & one=$$!; \
+	( $(fault) -run 'Fault/^bpf$$' ./cmd/kstatd | shown ) & two=$$!; \
 	$(fault) -run Fault ./stats ./fs ./hook ./lab/grade ./cmd/kstat | shown; three=$$?; \
 	wait $$one; one=$$?; wait $$two && [ $$one = 0 ] && [ $$three = 0 ]
 
