@@ -17,31 +17,17 @@ func parseCounter(text []byte) (uint32, error) {
 	if len(text) > pageSize {
 		return 0, unix.EINVAL
 	}
-	value, err := parseUnsigned(trimSpace(cString(text)), 10)
-	switch {
-	case err != nil:
-		return 0, err
-	case value > 1<<32-1:
-		return 0, unix.ERANGE
-	case value == 0:
-		return 0, unix.EINVAL
+	value, err := parseUint(trimSpace(cString(text)), 10)
+	if err == nil && value == 0 {
+		err = unix.EINVAL
 	}
-	return uint32(value), nil
+	return value, err
 }
 
 // ParseParameter reads the value of a module parameter of type uint, as insmod
 // passes it: kstrtouint(text, 0), which unlike a write to counter takes a
 // hexadecimal or octal number, and no blanks. EINVAL and ERANGE are as there.
-func ParseParameter(text string) (uint32, error) {
-	value, err := parseUnsigned([]byte(text), 0)
-	switch {
-	case err != nil:
-		return 0, err
-	case value > 1<<32-1:
-		return 0, unix.ERANGE
-	}
-	return uint32(value), nil
-}
+func ParseParameter(text string) (uint32, error) { return parseUint([]byte(text), 0) }
 
 // parseSwitch reads what was written to start or reset, as a module parameter
 // of type int does with kstrtoint(text, 0), and takes 0 and 1 only. sysfs
@@ -99,6 +85,18 @@ func parseInt(text []byte) (int32, error) {
 		return int32(-int64(magnitude)), nil
 	}
 	return int32(magnitude), nil
+}
+
+// parseUint is kstrtouint() of lib/kstrtox.c.
+func parseUint(text []byte, base uint64) (uint32, error) {
+	value, err := parseUnsigned(text, base)
+	switch {
+	case err != nil:
+		return 0, err
+	case value > 1<<32-1:
+		return 0, unix.ERANGE
+	}
+	return uint32(value), nil
 }
 
 // parseUnsigned is kstrtoull() of lib/kstrtox.c.
