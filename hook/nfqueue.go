@@ -219,12 +219,16 @@ func (e *NFQueue) tendOnce(renew, inspect bool) (err error) {
 	return nil
 }
 
-// spareShared has the rule spare what shares a new connection, if connections are
-// tracked: if one has begun since the session has. The caller holds s.nft.
+// spareShared has the rule spare what shares a new connection, at the hooks that
+// see it, if connections are tracked: if one has begun since the session has. The
+// caller holds s.nft.
 func (e *NFQueue) spareShared(s *session) {
+	if s.rule.shared || s.trackless || e.config.Point != Output && e.config.Point != Postrouting {
+		return
+	}
 	now := connections()
-	if s.trackless || now <= s.fewest {
-		s.fewest = min(s.fewest, now)
+	if now <= s.fewest {
+		s.fewest = now
 		return
 	}
 	if err := s.rule.spareShared(e.config); err != nil {
@@ -244,7 +248,7 @@ func (e *NFQueue) inspectCounters(s *session) error {
 	case now.seen < s.last.seen || now.unarmed < s.last.unarmed:
 		e.beginAnew(s, now)
 		now.missed = now.unarmed
-	case now.strange > 0 && uint64(now.strange) > segments(s.table) && !s.strangers:
+	case !s.strangers && now.strange > 0 && uint64(now.strange) > segments(s.table):
 		s.strangers = true
 		e.config.Log.Warn("another rule sends packets to our queue, and they are counted as well: choose another number with --queue",
 			"counted", now.seen+uint64(now.strange), "seen", now.seen)
@@ -496,7 +500,7 @@ type session struct {
 	counters atomic.Pointer[string]
 
 	strangers bool   // another rule uses our queues, and that was said
-	fewest    uint64 // the smallest number of connections that was seen
+	fewest    uint64 // the smallest number of connections that was seen while the rule did not spare any
 	trackless bool   // the rule cannot spare them, and that was said
 }
 

@@ -202,9 +202,9 @@ const (
 	replying  = 1
 )
 
-// spareShared lets packets pass, at the hooks that see them, of a connection that
-// is not confirmed yet and has another one: the kernel drops these instead of
-// queueing them, as it does with [notFlooded]. They are
+// spareShared lets packets pass of a connection that is not confirmed yet and has
+// another one: the kernel drops these instead of queueing them, as it does with
+// [notFlooded]. They are
 //
 //   - what the kernel itself answers to the first packet of a connection: a REJECT,
 //     "time exceeded", "packet too big". It is given that packet's connection
@@ -216,9 +216,6 @@ const (
 // The rules have expressions of conntrack's, which turn tracking on where it is off.
 // So the caller sees to it that [connections] have become more.
 func (r *rule) spareShared(c Config) error {
-	if r.shared || c.Point != Output && c.Point != Postrouting {
-		return nil
-	}
 	matches := [][]expr.Any{answers()}
 	if c.Point == Postrouting { // before, there is no copy yet
 		matches = append(matches, comingBack())
