@@ -97,7 +97,7 @@ func (v *verse) Next(buffer []byte, _ int, _ <-chan struct{}) ([]byte, error) {
 //
 // and answers each with a line.
 func serveTree(dir string) {
-	drainLimit.Store(int64(awaitLimit))
+	drainLimit.Store(int64(sandbox.AwaitLimit))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	engine := new(pretender)
@@ -178,7 +178,7 @@ var drainLimit atomic.Int64
 
 // idle waits until no goroutine waits for publications or wakes those who do.
 func idle() string {
-	for end := time.Now().Add(awaitLimit); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); ; time.Sleep(time.Millisecond) {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		switch {
@@ -189,10 +189,6 @@ func idle() string {
 		}
 	}
 }
-
-// awaitLimit is how long something may take on a busy machine that takes
-// milliseconds on another.
-const awaitLimit = time.Minute
 
 // server is a serving process.
 type server struct {

@@ -50,7 +50,7 @@ func (s *server) reads(name string, args ...string) *reading {
 			_ = r.cmd.Wait()
 		}
 	})
-	for end := time.Now().Add(awaitLimit); !r.blocked(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); !r.blocked(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatal(name, "does not read")
 		}

@@ -180,7 +180,7 @@ func TestScatteredPacket(t *testing.T) {
 		}
 		return nil
 	}))
-	await(t, "3 packets", func() bool { return table.Counted() >= 3 })
+	sandbox.Await(t, "3 packets", func() bool { return table.Counted() >= 3 })
 	stop(t, e)
 	expect(t, e, table, map[string]uint64{"udp/ipv6": 2, "other/ipv6": 1})
 }
@@ -331,7 +331,7 @@ func TestAllCPUs(t *testing.T) {
 		})
 	}
 	// A busy machine may run the programs one after the other.
-	for late := time.Now().Add(time.Minute); ; {
+	for late := time.Now().Add(sandbox.AwaitLimit); ; {
 		for _, every := range []uint64{1, 2, 7, 1000} {
 			count(every)
 		}
@@ -383,7 +383,7 @@ func TestFaultDetached(t *testing.T) {
 		err := b.places[i].link.Detach()
 		b.mu.Unlock()
 		must(t, err)
-		for end := time.Now().Add(awaitLimit); ; {
+		for end := time.Now().Add(sandbox.AwaitLimit); ; {
 			status, err := e.Status()
 			must(t, err)
 			if status.Repairs == i+1 {

@@ -445,7 +445,7 @@ func TestForward(t *testing.T) {
 				must(t, sandbox.Route(far.Addr(), peer.Void4), peer.Do(func() error { return sandbox.Route(far.Addr(), peer.Own4) }))
 				before := transmitted(t, "veth0")
 				must(t, peer.Do(func() error { return traffic.UDP(far, 17, 10) }))
-				await(t, "17 packets to be passed on", func() bool { return transmitted(t, "veth0") >= before+17 })
+				sandbox.Await(t, "17 packets to be passed on", func() bool { return transmitted(t, "veth0") >= before+17 })
 				stop(t, e)
 				want := map[string]uint64{"udp/ipv4": 17}
 				if p == Input {
@@ -476,14 +476,11 @@ func TestSharedConnection(t *testing.T) {
 				track(t)
 				own := peer.Own4.As4()
 				open := func() (fd int, port int) {
-					fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+					fd, port, err := datagrams()
 					must(t, err)
 					t.Cleanup(func() { unix.Close(fd) })
-					must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1), unix.SetsockoptInet4Addr(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, own),
-						unix.Bind(fd, &unix.SockaddrInet4{}))
-					at, err := unix.Getsockname(fd)
-					must(t, err)
-					return fd, at.(*unix.SockaddrInet4).Port
+					must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1), unix.SetsockoptInet4Addr(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, own))
+					return fd, port
 				}
 				here, port := open()
 				to := own
@@ -504,13 +501,13 @@ func TestSharedConnection(t *testing.T) {
 					must(t, unix.Sendto(from, []byte("x"), 0, &unix.SockaddrInet4{Addr: to, Port: port}))
 				}
 				arrived := 0
-				await(t, fmt.Sprintf("%d that come back", sent), func() bool {
+				sandbox.Await(t, fmt.Sprintf("%d that come back", sent), func() bool {
 					if _, err := unix.Read(here, make([]byte, 8)); err == nil {
 						arrived++
 					}
 					return arrived == sent
 				})
-				await(t, fmt.Sprintf("%d that leave", sent), func() bool { return transmitted(t, "veth0") >= left+sent })
+				sandbox.Await(t, fmt.Sprintf("%d that leave", sent), func() bool { return transmitted(t, "veth0") >= left+sent })
 				stop(t, e)
 				counted := figures(table)["udp/ipv4"] - before
 				uncounted, err := e.Uncounted()
@@ -555,7 +552,7 @@ func TestAnswers(t *testing.T) {
 					to = netip.MustParseAddr("192.0.2.1") // TEST-NET-1
 					must(t, sandbox.Route(to, peer.Void4), peer.Do(func() error { return sandbox.Route(to, peer.Own4) }))
 				} else {
-					refuse(t, answer.reject)
+					filter(t, "refuse", nftables.ChainHookInput, "nft_reject_inet", answer.reject)
 				}
 				heard := -1
 				must(t, peer.Do(func() (err error) {
@@ -574,7 +571,7 @@ func TestAnswers(t *testing.T) {
 				}
 				arrived := 0
 				packet := make([]byte, 256)
-				for late := time.Now().Add(awaitLimit); arrived < sent && time.Now().Before(late); {
+				for late := time.Now().Add(sandbox.AwaitLimit); arrived < sent && time.Now().Before(late); {
 					n, err := unix.Read(heard, packet)
 					switch {
 					case err != nil:
@@ -617,7 +614,7 @@ func TestFloodedBroadcast(t *testing.T) {
 			_, err := unix.Read(fd, make([]byte, 256))
 			return err == nil
 		}
-		for i, late := 1, time.Now().Add(awaitLimit); i < len(ends); time.Sleep(time.Millisecond) { // until the ports forward
+		for i, late := 1, time.Now().Add(sandbox.AwaitLimit); i < len(ends); time.Sleep(time.Millisecond) { // until the ports forward
 			_, err := unix.Write(ends[0], frame(0x88b5, 0)) // for experiments; no hook sees it
 			must(t, err)
 			if arrived(ends[i]) {
@@ -634,7 +631,7 @@ func TestFloodedBroadcast(t *testing.T) {
 		}
 		for i, fd := range ends[1:] {
 			got, head := 0, make([]byte, 256)
-			await(t, fmt.Sprintf("%d broadcasts at port %d", sent, i+1), func() bool {
+			sandbox.Await(t, fmt.Sprintf("%d broadcasts at port %d", sent, i+1), func() bool {
 				for {
 					if _, err := unix.Read(fd, head); err != nil {
 						return got == sent
@@ -675,40 +672,28 @@ func frames(t *testing.T, device string) (fd int) {
 // track has connections tracked until the test ends.
 func track(t *testing.T) {
 	t.Helper()
+	filter(t, "track", nftables.ChainHookOutput, "nft_ct", &expr.Ct{Key: expr.CtKeySTATE, Register: 1}, &expr.Counter{})
+}
+
+// filter adds a rule of somebody else's until the test ends, with an expression of a
+// module that the kernel may lack.
+func filter(t *testing.T, name string, at *nftables.ChainHook, module string, does ...expr.Any) {
+	t.Helper()
 	sandbox.Need(t, sandbox.NFTables)
 	conn, err := nftables.New()
 	must(t, err)
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "track"})
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: name})
 	chain := conn.AddChain(&nftables.Chain{
-		Table: table, Name: "output", Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+		Table: table, Name: "filter", Type: nftables.ChainTypeFilter, Hooknum: at, Priority: nftables.ChainPriorityFilter,
 	})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Counter{},
-	}})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: does})
 	if err := conn.Flush(); err != nil {
-		sandbox.Lack(t, fmt.Errorf("needs nft's ct expression: %w; modprobe nft_ct", err))
+		sandbox.Lack(t, fmt.Errorf("needs an expression of %s: %w; modprobe %[1]s", module, err))
 	}
 	t.Cleanup(func() {
 		conn.DelTable(table)
 		must(t, conn.Flush())
 	})
-}
-
-// awaitLimit is how long something may take on a busy machine that takes
-// milliseconds on another.
-const awaitLimit = time.Minute
-
-// await waits for what has been sent, and is on its way: whoever sends does not
-// wait until another device has it, which may be left to ksoftirqd.
-func await(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for late := time.Now().Add(awaitLimit); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(late) {
-			t.Fatal("there are not", what)
-		}
-	}
 }
 
 // transmitted returns how many packets have left by a device.
@@ -735,17 +720,13 @@ func awaitSparing(t *testing.T, e *NFQueue, begin func()) {
 		return e.session.rule.shared
 	}
 	begun := e.table.Counted()
-	for late := time.Now().Add(awaitLimit); !spares(); {
+	sandbox.Await(t, "a rule that spares", func() bool {
 		begin()
 		begun++
-		for e.table.Counted() < begun {
-			if time.Now().After(late) {
-				t.Fatal("no connection is noticed")
-			}
-			time.Sleep(time.Millisecond)
-		}
+		sandbox.Await(t, "a connection's packet", func() bool { return e.table.Counted() >= begun })
 		must(t, e.tendOnce(false, false))
-	}
+		return spares()
+	})
 }
 
 // knock sends the first packet of a connection of its own.
@@ -770,26 +751,6 @@ func knock(to netip.Addr, proto, ttl int) error {
 		err = nil
 	}
 	return err
-}
-
-// refuse has what arrives here refused until the test ends.
-func refuse(t *testing.T, how *expr.Reject) {
-	t.Helper()
-	conn, err := nftables.New()
-	must(t, err)
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "refuse"})
-	chain := conn.AddChain(&nftables.Chain{
-		Table: table, Name: "input", Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
-	})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{how}})
-	if err := conn.Flush(); err != nil {
-		sandbox.Lack(t, fmt.Errorf("needs nft's reject expression: %w; modprobe nft_reject_inet", err))
-	}
-	t.Cleanup(func() {
-		conn.DelTable(table)
-		must(t, conn.Flush())
-	})
 }
 
 // set gives a sysctl another value until the test ends.

@@ -23,7 +23,7 @@ func watcher(t testing.TB, table *stats.Table) *stats.Watcher {
 func next(t testing.TB, w *stats.Watcher) (p stats.Publication, missed uint64) {
 	t.Helper()
 	interrupt := make(chan struct{})
-	defer time.AfterFunc(awaitLimit, func() { close(interrupt) }).Stop()
+	defer time.AfterFunc(sandbox.AwaitLimit, func() { close(interrupt) }).Stop()
 	p, missed, err := w.Next(interrupt)
 	must(t, err)
 	return p, missed

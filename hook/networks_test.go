@@ -64,7 +64,7 @@ func TestNetworks(t *testing.T) {
 					must(t, unix.Sendto(from, []byte(text), 0, &unix.SockaddrInet4{Addr: to.As4(), Port: port}))
 				}
 				buffer := make([]byte, 2048)
-				for late := time.Now().Add(awaitLimit); len(missing) > 0 && time.Now().Before(late); {
+				for late := time.Now().Add(sandbox.AwaitLimit); len(missing) > 0 && time.Now().Before(late); {
 					n, err := unix.Read(heard, buffer)
 					switch {
 					case err != nil:

@@ -86,7 +86,7 @@ func TestFaultReaderHangs(t *testing.T) {
 		if errors.Is(err, unix.ECONNREFUSED) {
 			break
 		}
-		if time.Since(began) > awaitLimit {
+		if time.Since(began) > sandbox.AwaitLimit {
 			t.Fatal("no new connection gets through:", err)
 		}
 	}
@@ -166,7 +166,7 @@ func TestFaultRuleGone(t *testing.T) {
 				if err == nil && now.Repairs == before.Repairs+1 {
 					break
 				}
-				if time.Since(began) > awaitLimit {
+				if time.Since(began) > sandbox.AwaitLimit {
 					t.Fatalf("not repaired: %+v, %v", now, err)
 				}
 				time.Sleep(time.Millisecond)
@@ -244,7 +244,7 @@ func TestFaultForeignChains(t *testing.T) {
 	if sum := table.Counted() + status.Uncounted; sum != sent.Load() {
 		t.Errorf("counted %d + uncounted %d, want %d", table.Counted(), status.Uncounted, sent.Load())
 	}
-	for end := time.Now().Add(awaitLimit); status.Flushes < uint64(rounds) && time.Now().Before(end); {
+	for end := time.Now().Add(sandbox.AwaitLimit); status.Flushes < uint64(rounds) && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 		status, err = e.Status()
 		must(t, err)
@@ -263,7 +263,7 @@ func TestFaultAnotherStops(t *testing.T) {
 	c.Queue = 5
 	second, _ := startedNFQueue(t, c)
 	stop(t, first)
-	for end := time.Now().Add(awaitLimit); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); ; time.Sleep(time.Millisecond) {
 		status, err := second.Status()
 		must(t, err)
 		if status.Flushes == 1 {
@@ -500,7 +500,7 @@ func TestFaultForeignTransaction(t *testing.T) {
 	e.session.nft.Lock() // as the kernel's commit mutex would be
 	began := time.Now()
 	n, sent := 0, uint64(0)
-	for took := time.Duration(0); took < 2500*time.Millisecond || n < 5 && took < awaitLimit; took = time.Since(began) {
+	for took := time.Duration(0); took < 2500*time.Millisecond || n < 5 && took < sandbox.AwaitLimit; took = time.Since(began) {
 		select {
 		case <-beats:
 			n++
@@ -514,7 +514,7 @@ func TestFaultForeignTransaction(t *testing.T) {
 	}
 	e.session.nft.Unlock()
 	before := table.Counted()
-	await(t, "2 packets that are counted", func() bool { // when the rule is renewed
+	sandbox.Await(t, "2 packets that are counted", func() bool { // when the rule is renewed
 		must(t, traffic.Ping(lo4, 1))
 		sent += 2
 		was := before

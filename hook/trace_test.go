@@ -58,7 +58,7 @@ func (r *recorder) tell() {
 // missed, and returns those that came.
 func (r *recorder) await(t testing.TB, number uint64) []stats.Sighting {
 	t.Helper()
-	late := time.After(awaitLimit)
+	late := time.After(sandbox.AwaitLimit)
 	for {
 		r.mu.Lock()
 		seen, known := slices.Clone(r.seen), r.known

@@ -38,10 +38,6 @@ func TestMain(m *testing.M) {
 	sandbox.Main(m, sandbox.After(removeBinaries))
 }
 
-// awaitLimit is how long something may take on a busy machine that takes
-// milliseconds on another.
-const awaitLimit = time.Minute
-
 func must(t testing.TB, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {
@@ -443,7 +439,7 @@ func TestRunSignalBeyondGroup(t *testing.T) {
 	go func() { done <- cmd.Wait() }()
 	select {
 	case <-done:
-	case <-time.After(awaitLimit):
+	case <-time.After(sandbox.AwaitLimit):
 		must(t, cmd.Process.Kill())
 		t.Error("the signal for the group did not reach the command")
 	}
@@ -734,7 +730,7 @@ func TestRunSignalEarly(t *testing.T) {
 		must(t, cmd.Start())
 		time.Sleep(delay)
 		must(t, cmd.Process.Signal(unix.SIGTERM))
-		overdue := time.AfterFunc(awaitLimit, func() { _ = cmd.Process.Kill() })
+		overdue := time.AfterFunc(sandbox.AwaitLimit, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
 		overdue.Stop()
 		if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.ExitStatus() != 128+15 && status.Signal() != unix.SIGTERM {
@@ -774,7 +770,7 @@ func (p *terminal) write(text string) {
 func (p *terminal) await(text string) {
 	p.t.Helper()
 	buffer := make([]byte, 4096)
-	must(p.t, p.ours.SetReadDeadline(time.Now().Add(awaitLimit)))
+	must(p.t, p.ours.SetReadDeadline(time.Now().Add(sandbox.AwaitLimit)))
 	for !strings.Contains(p.seen.String(), text) {
 		n, err := p.ours.Read(buffer)
 		p.seen.Write(buffer[:n])
@@ -877,7 +873,7 @@ func left(t testing.TB) []string {
 func gone(t testing.TB, before []string) {
 	t.Helper()
 	var more []string
-	for end := time.Now().Add(awaitLimit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		more = slices.DeleteFunc(left(t), func(s string) bool { return slices.Contains(before, s) })
 		if len(more) == 0 {
 			return

@@ -20,15 +20,6 @@ import (
 	"kstat/lab/traffic"
 )
 
-func wait(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(awaitLimit); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("there is not", what)
-		}
-	}
-}
-
 // traceRun is a kstat trace that runs.
 type traceRun struct {
 	t           *testing.T
@@ -49,14 +40,14 @@ func newTrace(t *testing.T, dir string, args ...string) *traceRun {
 func startTrace(t *testing.T, dir string, args ...string) *traceRun {
 	t.Helper()
 	r := newTrace(t, dir, args...)
-	wait(t, "a trace that reads", func() bool { return reads(r.cmd.Process.Pid) })
+	sandbox.Await(t, "a trace that reads", func() bool { return reads(r.cmd.Process.Pid) })
 	return r
 }
 
 // awaitLines waits until so many lines are shown.
 func (r *traceRun) awaitLines(n int) {
 	r.t.Helper()
-	wait(r.t, fmt.Sprint(n, " lines"), func() bool { return strings.Count(r.out.String(), "\n") >= n })
+	sandbox.Await(r.t, fmt.Sprint(n, " lines"), func() bool { return strings.Count(r.out.String(), "\n") >= n })
 }
 
 // isTrace reports whether a link in /proc is to a file that shows packets.
@@ -157,7 +148,7 @@ func TestTrace(t *testing.T) {
 		must(t, os.WriteFile(file, bytes.Repeat([]byte("old"), 1000), 0o644))
 		r := startTrace(t, dir, "--pcap", file, "not icmp")
 		send()
-		wait(t, "all of it", func() bool { return packetsIn(file) == 11 })
+		sandbox.Await(t, "all of it", func() bool { return packetsIn(file) == 11 })
 		if got := r.end(unix.SIGINT); got != (outcome{0, "", "11 packets shown of 15, 0 missed\n"}) {
 			t.Errorf("%+v", got)
 		}
@@ -182,7 +173,7 @@ func TestTrace(t *testing.T) {
 		fifo := filepath.Join(t.TempDir(), "fifo")
 		must(t, unix.Mkfifo(fifo, 0o600))
 		r := newTrace(t, dir, "--pcap", fifo)
-		wait(t, "an open trace", func() bool { return opened(r.cmd.Process.Pid) })
+		sandbox.Await(t, "an open trace", func() bool { return opened(r.cmd.Process.Pid) })
 		if got := r.end(unix.SIGINT); got != (outcome{1, "", tooEarly}) {
 			t.Errorf("%+v", got)
 		}
@@ -192,14 +183,14 @@ func TestTrace(t *testing.T) {
 		goOn := d.stop()
 		defer goOn()
 		late := newTrace(t, dir)
-		wait(t, "another trace", func() bool { return waitsForFUSE(late.cmd.Process.Pid) })
+		sandbox.Await(t, "another trace", func() bool { return waitsForFUSE(late.cmd.Process.Pid) })
 		if got := late.end(unix.SIGTERM); got != (outcome{1, "", tooEarly}) {
 			t.Errorf("to be opened: %+v", got)
 		}
 		// The kernel lets go of a thread that reads only when that was answered: it
 		// and the first are left.
 		must(t, r.cmd.Process.Signal(unix.SIGTERM))
-		wait(t, "its end", func() bool {
+		sandbox.Await(t, "its end", func() bool {
 			threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", r.cmd.Process.Pid))
 			return len(threads) <= 2
 		})
@@ -248,7 +239,7 @@ func TestTrace(t *testing.T) {
 		if got := r.end(0); got.status != 1 || !matches(got.stdout, udp) || !matches(got.stderr, `1 packet shown, 0 missed`, `kstat trace: the daemon's worker has died, and what came since is not shown: .*`) {
 			t.Errorf("%+v", got)
 		}
-		wait(t, "a new worker", func() bool {
+		sandbox.Await(t, "a new worker", func() bool {
 			text, err := os.ReadFile(filepath.Join(dir, "start"))
 			return err == nil && string(text) == "1\n"
 		})

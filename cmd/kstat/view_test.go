@@ -256,7 +256,7 @@ func (s *screen) text() string {
 // await waits until the screen is as it should be.
 func (s *screen) await(what string, ready func(text string) bool) string {
 	s.t.Helper()
-	for end := time.Now().Add(awaitLimit); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); ; time.Sleep(10 * time.Millisecond) {
 		text := s.text()
 		if ready(text) {
 			return text
@@ -609,8 +609,8 @@ func TestViewHungSignal(t *testing.T) {
 	for _, args := range [][]string{{"top", "--once"}, {"watch"}, {"watch", "--interval", "1s"}} {
 		cmd := tool(append(args, "--mount", d.dir)...)
 		must(t, cmd.Start())
-		overdue := time.AfterFunc(2*awaitLimit, func() { _ = cmd.Process.Kill() })
-		for end := time.Now().Add(awaitLimit); !waitsForFUSE(cmd.Process.Pid) && time.Now().Before(end); {
+		overdue := time.AfterFunc(2*sandbox.AwaitLimit, func() { _ = cmd.Process.Kill() })
+		for end := time.Now().Add(sandbox.AwaitLimit); !waitsForFUSE(cmd.Process.Pid) && time.Now().Before(end); {
 			time.Sleep(5 * time.Millisecond)
 		}
 		must(t, cmd.Process.Signal(unix.SIGINT))
@@ -733,7 +733,7 @@ func (w *watching) watched(d *daemon) string {
 // awaitOpen waits until another watch is open than before.
 func (w *watching) awaitOpen(d *daemon, before string) {
 	w.t.Helper()
-	for end := time.Now().Add(awaitLimit); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); ; time.Sleep(5 * time.Millisecond) {
 		if now := w.watched(d); now != "" && now != before {
 			return
 		}

@@ -59,23 +59,6 @@ func (d *running) worker() int {
 	return 0
 }
 
-// awaitLimit is how long something may take on a busy machine that takes
-// milliseconds on another.
-const awaitLimit = time.Minute
-
-// await polls until f is true, and returns how long that took.
-func await(t *testing.T, what string, f func() bool) time.Duration {
-	t.Helper()
-	began := time.Now()
-	for !f() {
-		if time.Since(began) > awaitLimit {
-			t.Fatalf("%s: not within %v", what, awaitLimit)
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return time.Since(began)
-}
-
 // readable reports whether the tree can be read.
 func (d *running) readable() bool {
 	_, err := os.ReadFile(filepath.Join(d.dir, "nout"))
@@ -154,7 +137,7 @@ func TestFaultWorkerKilledAtRest(t *testing.T) {
 		for i := range uint64(5) {
 			before := d.document()
 			must(t, unix.Kill(d.worker(), unix.SIGKILL))
-			await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == i+1 })
+			sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == i+1 })
 			after := d.document()
 			if after.Live != before.Live || after.NOut != before.NOut || after.Pending != before.Pending || after.Counter != 7 || after.Start != 1 || after.PID != before.PID {
 				t.Fatalf("before: %+v\nafter: %+v", before, after)
@@ -172,10 +155,10 @@ func TestFaultWorkerKilledAtRest(t *testing.T) {
 			t.Errorf("gaps %+v, want %d", gaps, want)
 		}
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
-		await(t, "a new worker", d.readable)
+		sandbox.Await(t, "a new worker", d.readable)
 		d.write("start", "0")
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
-		await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 7 })
+		sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 7 })
 		d.expect("start", "0\n")
 		if want > 0 {
 			want++
@@ -193,8 +176,8 @@ func TestFaultWorkerTerminated(t *testing.T) {
 		d := start(t, mountDir(t), engine, "--start")
 		first := d.worker()
 		must(t, unix.Kill(first, unix.SIGTERM))
-		await(t, "its end", func() bool { return unix.Kill(first, 0) == unix.ESRCH })
-		await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
+		sandbox.Await(t, "its end", func() bool { return unix.Kill(first, 0) == unix.ESRCH })
+		sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
 		if gaps := d.document().Gaps; len(gaps) != 1 || gaps[0].Open || gaps[0].Seconds < 0.5 {
 			t.Errorf("gaps %+v, want one of about a second", gaps)
 		}
@@ -208,11 +191,11 @@ func TestFaultWorkerKilledUnderLoad(t *testing.T) {
 		peer := sandbox.Veth(t)
 		moved := transfer(t, 512<<20)
 		stop := flood(t, peer.Void4, 50_000)
-		await(t, "traffic", func() bool { return d.document().Live.Packets > 20_000 })
+		sandbox.Await(t, "traffic", func() bool { return d.document().Live.Packets > 20_000 })
 		before := d.document()
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
 		died := time.Now()
-		await(t, "a new worker", func() bool {
+		sandbox.Await(t, "a new worker", func() bool {
 			text, err := os.ReadFile(filepath.Join(d.dir, "start"))
 			return err == nil && string(text) == "1\n" && d.document().Restarts == 1
 		})
@@ -259,16 +242,16 @@ func TestFaultSupervisorKilled(t *testing.T) {
 				d := start(t, dir, engine, "--start")
 				stop := echoes(t)
 				moved := transfer(t, 256<<20)
-				await(t, "traffic", func() bool { return d.document().Live.Packets > 1000 })
+				sandbox.Await(t, "traffic", func() bool { return d.document().Live.Packets > 1000 })
 				stopEchoes := stop() // a datagram in the queue is lost with it: only TCP mends that
 				worker := d.worker()
 				if both {
 					must(t, unix.Kill(worker, unix.SIGKILL))
 				}
 				must(t, d.cmd.Process.Kill())
-				took := await(t, "no rule", func() bool { return len(rules(t)) == 0 })
+				took := sandbox.Await(t, "no rule", func() bool { return len(rules(t)) == 0 })
 				within(t, "no rule", took, 100*time.Millisecond)
-				await(t, "no process", func() bool { return errors.Is(unix.Kill(worker, 0), unix.ESRCH) })
+				sandbox.Await(t, "no process", func() bool { return errors.Is(unix.Kill(worker, 0), unix.ESRCH) })
 				<-d.done
 				must(t, <-moved)
 				t.Logf("%d datagrams exchanged before", stopEchoes)
@@ -302,7 +285,7 @@ func TestFaultWorkerStopped(t *testing.T) {
 		}
 		caught <- time.Since(stopped)
 	}()
-	await(t, "new connections", func() bool {
+	sandbox.Await(t, "new connections", func() bool {
 		_, err := net.DialTimeout("tcp", closed.String(), 50*time.Millisecond)
 		return errors.Is(err, unix.ECONNREFUSED)
 	})
@@ -310,7 +293,7 @@ func TestFaultWorkerStopped(t *testing.T) {
 	must(t, traffic.UDP(netip.AddrPortFrom(peer.Void4, 9), 1000, 10)) // which pass, and nobody counts
 	inTime := unix.Kill(worker, 0) == nil                             // else the next worker, on a busy machine
 	within(t, "a caught connection goes on", <-caught, 4*time.Second)
-	await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
+	sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
 	doc := d.document()
 	if inTime && doc.Uncounted < 1000 || doc.Uncounted > 1200 {
 		t.Errorf("uncounted %d, want the 1000 packets that passed, and some attempts to connect", doc.Uncounted)
@@ -334,7 +317,7 @@ func TestFaultWorkerStoppedInKernel(t *testing.T) {
 	began := time.Now()
 	must(t, traffic.Ping(lo, 500))
 	within(t, "500 pings", time.Since(began), 100*time.Millisecond)
-	await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
+	sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == 1 })
 	doc := d.document()
 	if doc.Live.Packets != 1000 || doc.Uncounted != 0 {
 		t.Errorf("counted %d, uncounted %d of 1000", doc.Live.Packets, doc.Uncounted)
@@ -353,7 +336,7 @@ func TestFaultWorkerKilledInKernel(t *testing.T) {
 	n := uint64(scale(50, 5))
 	for i := range n {
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
-		await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == i+1 })
+		sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == i+1 })
 	}
 	sent := stop()
 	doc := d.document()
@@ -394,7 +377,7 @@ func TestFaultTerminatedUnderLoad(t *testing.T) {
 						size = 256 << 20
 					}
 					ended := transferAt(t, size, rate)
-					await(t, "traffic", func() bool { return d.document().Live.Packets > 5000 })
+					sandbox.Await(t, "traffic", func() bool { return d.document().Live.Packets > 5000 })
 					atEnd, halfway := retransmissions(t), time.Now()
 					d.end(unix.SIGTERM)
 					must(t, <-ended)
@@ -478,7 +461,7 @@ func TestFaultWorkerKilledAtRandom(t *testing.T) {
 		for i := range n {
 			time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
 			must(t, unix.Kill(d.worker(), unix.SIGKILL))
-			await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == uint64(i+1) })
+			sandbox.Await(t, "a new worker", func() bool { return d.readable() && d.document().Restarts == uint64(i+1) })
 			now := d.document()
 			if now.Live.Packets < last.Live.Packets || now.Published.Packets+now.Pending != now.Live.Packets || now.Start != 1 {
 				t.Fatalf("after %d deaths: live %d (before: %d), published %d, pending %d, start %d",
@@ -572,7 +555,7 @@ func TestFaultDevicesComeAndGo(t *testing.T) {
 			t.Errorf("%d packets sent, %d counted, %d uncounted, %d restarts; the log:\n%s", sent, doc.Live.Packets, doc.Uncounted, doc.Restarts, d.log.String())
 		}
 		// Some are open for a moment, and the readers of bpf's rings, three each, may have come after the start.
-		await(t, "no descriptor more for each device", func() bool { return open() < before+n })
+		sandbox.Await(t, "no descriptor more for each device", func() bool { return open() < before+n })
 		t.Logf("%d devices came and went, %d packets", n, sent)
 	})
 }
@@ -668,7 +651,7 @@ func TestFaultLogStuck(t *testing.T) {
 		cmd := command(engine, "--mount", dir)
 		cmd.Stderr = w
 		must(t, cmd.Start(), w.Close())
-		await(t, "the tree", func() bool {
+		sandbox.Await(t, "the tree", func() bool {
 			_, err := os.ReadFile(filepath.Join(dir, "nout"))
 			return err == nil
 		})
@@ -739,14 +722,14 @@ func TestFaultFirstWorkerDies(t *testing.T) {
 			d := &running{t: t, dir: dir, cmd: command(engine, "--mount", dir)}
 			d.cmd.Stderr = &d.log
 			must(t, d.cmd.Start())
-			await(t, "a worker", func() bool {
+			sandbox.Await(t, "a worker", func() bool {
 				workers := sandbox.Children(d.cmd.Process.Pid)
 				return len(workers) > 0 && unix.Kill(workers[0], unix.SIGKILL) == nil
 			})
 			// Killed in time, the daemon ends with a line; else it goes on.
 			ended := make(chan error, 1)
 			go func() { ended <- d.cmd.Wait() }()
-			await(t, "its end, or that it is ready", func() bool {
+			sandbox.Await(t, "its end, or that it is ready", func() bool {
 				return len(ended) > 0 || strings.Contains(d.log.String(), "msg=ready")
 			})
 			if len(ended) == 0 {

@@ -159,7 +159,7 @@ func startMonitor(t *testing.T, base, healthy, program string, args ...string) *
 			<-ended
 		}
 	})
-	for end := time.Now().Add(awaitLimit); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := m.fetch(healthy, nil); err == nil {
 			return m
 		}
@@ -212,7 +212,7 @@ func (m *monitor) query(expression string, at ...string) []series {
 // took too long there is none until the next.
 func (m *monitor) one(expression string) (s series) {
 	m.t.Helper()
-	await(m.t, expression, func() bool {
+	sandbox.Await(m.t, expression, func() bool {
 		found := m.query(expression)
 		if len(found) == 1 {
 			s = found[0]
@@ -238,7 +238,7 @@ func (m *monitor) by(expression string, at ...string) map[string]float64 {
 func awaitEqual(t *testing.T, what string, want map[string]float64, got func() map[string]float64) {
 	t.Helper()
 	var last map[string]float64
-	for end := time.Now().Add(awaitLimit); !maps.Equal(last, want); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(sandbox.AwaitLimit); !maps.Equal(last, want); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: got %v, want %v", what, last, want)
 		}
@@ -315,7 +315,7 @@ scrape_configs:
 
 	before := prometheus.one(`kstat_start_time_seconds{instance="b"}`).value(t)
 	hosts[1].restart()
-	await(t, "a scrape of the daemon that was restarted", func() bool {
+	sandbox.Await(t, "a scrape of the daemon that was restarted", func() bool {
 		now := prometheus.query(`kstat_start_time_seconds{instance="b"} and up{instance="b"} == 1`)
 		return len(now) == 1 && now[0].value(t) > before
 	})
@@ -372,7 +372,7 @@ func checkRules(t *testing.T, m *monitor) {
 	m.data("/api/v1/rules", nil, &found)
 	for _, g := range found.Groups {
 		for _, r := range g.Rules {
-			await(t, r.Name, func() bool { return r.Type != "recording" || len(m.query(r.Name)) > 0 })
+			sandbox.Await(t, r.Name, func() bool { return r.Type != "recording" || len(m.query(r.Name)) > 0 })
 			switch {
 			case r.Health != "ok":
 				t.Errorf("%s is %s: %s", r.Name, r.Health, r.LastError)
@@ -405,7 +405,7 @@ func checkDashboard(t *testing.T, m *monitor) {
 			t.Errorf("%s: a variable that this test does not know", query)
 			continue
 		}
-		await(t, "a series of "+query, func() bool { return len(m.query(expression)) > 0 })
+		sandbox.Await(t, "a series of "+query, func() bool { return len(m.query(expression)) > 0 })
 	}
 	if len(queries) < 20 {
 		t.Errorf("%d queries: not all were found", len(queries))

@@ -269,7 +269,7 @@ func TestKilledInTheMiddleOfATransfer(t *testing.T) {
 			}
 		}
 		d.end(unix.SIGKILL)
-		took := await(t, "no rule", func() bool { return len(rules(t)) == 0 })
+		took := sandbox.Await(t, "no rule", func() bool { return len(rules(t)) == 0 })
 		t.Log("the rule was gone", took.Round(time.Microsecond), "after the process")
 
 		next := start(t, dir, engine, "--start")

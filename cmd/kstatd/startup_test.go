@@ -111,13 +111,13 @@ func TestFaultStartUp(t *testing.T) {
 			if !up && (strings.HasSuffix(log, ": ") || strings.Contains(log, "goroutine")) {
 				t.Errorf("no clear line: %s", log)
 			}
-			await(t, log+": nothing left", func() bool {
+			sandbox.Await(t, log+": nothing left", func() bool {
 				_, err := os.Lstat(dir)
 				return len(rules(t)) == 0 && errors.Is(err, os.ErrNotExist)
 			})
 		}
 		deadly := func(dir string, _ bool, log string) {
-			await(t, log+": no rule left", func() bool { return len(rules(t)) == 0 })
+			sandbox.Await(t, log+": no rule left", func() bool { return len(rules(t)) == 0 })
 			_, err := unix.Lgetxattr(dir, "user.kstatd.made", nil)
 			d := start(t, dir, engine, "--start")
 			d.end(unix.SIGTERM)
@@ -166,12 +166,12 @@ func TestFaultStartUpCalls(t *testing.T) {
 		dir, list := mountDir(t), filepath.Join(t.TempDir(), "calls")
 		cmd := traced(t, engine, dir, "-o", list)
 		must(t, cmd.Start())
-		await(t, "the tree", func() bool { return isUp(dir) })
+		sandbox.Await(t, "the tree", func() bool { return isUp(dir) })
 		must(t, cmd.Process.Signal(unix.SIGTERM), cmd.Wait())
 		nothingLeft(t, dir)
 		var text []byte
 		ended := regexp.MustCompile(fmt.Sprintf(`(?m)^%d +\+\+\+ exited`, cmd.Process.Pid))
-		await(t, "what strace saw", func() bool {
+		sandbox.Await(t, "what strace saw", func() bool {
 			text, _ = os.ReadFile(list)
 			return ended.Match(text)
 		})

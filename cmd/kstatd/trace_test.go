@@ -49,7 +49,7 @@ func (d *running) tap(file string) *tapped {
 	r := &tapped{t: d.t, file: file, cmd: sandbox.Command("cat", filepath.Join(d.dir, file))}
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errs
 	must(d.t, r.cmd.Start())
-	await(d.t, "an open "+file, func() bool {
+	sandbox.Await(d.t, "an open "+file, func() bool {
 		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.cmd.Process.Pid))
 		return slices.ContainsFunc(open, func(fd string) bool {
 			name, _ := os.Readlink(fd)
@@ -127,7 +127,7 @@ func TestTrace(t *testing.T) {
 		})
 		d.write("start", "0")
 		for _, r := range append(texts, stream) { // a stop does not end the trace
-			await(t, "a read of "+r.file, r.blocked)
+			sandbox.Await(t, "a read of "+r.file, r.blocked)
 		}
 		d.end(unix.SIGTERM)
 		text := texts[0].all()
@@ -267,7 +267,7 @@ func TestTraceSlow(t *testing.T) {
 			const burst = 500
 			must(t, traffic.UDP(to, burst, 10))
 			sent += burst
-			await(t, "a count", func() bool {
+			sandbox.Await(t, "a count", func() bool {
 				doc := d.document()
 				counted = doc.Live.Packets
 				return counted+doc.Uncounted == sent
@@ -290,7 +290,7 @@ func TestTraceSlow(t *testing.T) {
 		if seen+missed != counted || missed < 4000 {
 			t.Errorf("%d seen and %d missed of %d", seen, missed, counted)
 		}
-		await(t, "the stream's reader", stream.blocked)
+		sandbox.Await(t, "the stream's reader", stream.blocked)
 		d.end(unix.SIGTERM)
 		if text := sleeper.all(); text != "" {
 			t.Errorf("behind the last: %q", text)
@@ -328,10 +328,10 @@ func TestTraceOverload(t *testing.T) {
 		d := start(t, mountDir(t), engine, "--start", "--queue-len=256")
 		peer := sandbox.Veth(t)
 		stop := flood(t, peer.Void4, 200_000)
-		await(t, "traffic", func() bool { return d.document().Live.Packets > 1000 })
+		sandbox.Await(t, "traffic", func() bool { return d.document().Live.Packets > 1000 })
 		readers := []*tapped{d.tap("trace_pipe"), d.tap("trace_pipe")}
 		before := d.document().Live.Packets // all of them read by now
-		await(t, "more traffic", func() bool { return d.document().Live.Packets > before+50_000 })
+		sandbox.Await(t, "more traffic", func() bool { return d.document().Live.Packets > before+50_000 })
 		sent := stop()
 		d.write("start", "0")
 		doc := d.document()
@@ -403,7 +403,7 @@ func TestTraceOpens(t *testing.T) {
 		must(t, beside.cmd.Process.Kill())
 		_, _, _ = beside.end()
 		// The daemon itself may have opened some since.
-		await(t, "as many descriptors as before", func() bool { return count("fd") <= descriptors+8 })
+		sandbox.Await(t, "as many descriptors as before", func() bool { return count("fd") <= descriptors+8 })
 		if now := count("task"); now > threads+8 {
 			t.Errorf("%d threads, before it were %d", now, threads)
 		}
@@ -430,7 +430,7 @@ func TestFaultTraceWorkerKilled(t *testing.T) {
 		for i := range uint64(3) {
 			text, stream := d.tap("trace_pipe"), d.tap("trace.pcapng")
 			before := d.document().Live.Packets
-			await(t, "traffic", func() bool { return d.document().Live.Packets > before+100 })
+			sandbox.Await(t, "traffic", func() bool { return d.document().Live.Packets > before+100 })
 			must(t, unix.Kill(d.worker(), unix.SIGKILL))
 			for _, r := range []*tapped{text, stream} {
 				if _, complaint, err := r.end(); err == nil || !slices.ContainsFunc([]unix.Errno{unix.ECONNABORTED, unix.ENOTCONN, unix.EIO}, func(e unix.Errno) bool {
@@ -439,7 +439,7 @@ func TestFaultTraceWorkerKilled(t *testing.T) {
 					t.Errorf("%s as the worker was killed: %q, %v", r.file, complaint, err)
 				}
 			}
-			await(t, "the next worker", func() bool { return d.readable() && d.document().Restarts == i+1 })
+			sandbox.Await(t, "the next worker", func() bool { return d.readable() && d.document().Restarts == i+1 })
 		}
 		must(t, <-moved)
 		stop()

@@ -46,7 +46,7 @@ func (d *running) cat(file string) *watching {
 			_ = w.cmd.Wait()
 		}
 	})
-	await(d.t, "a read of "+file, w.blocked)
+	sandbox.Await(d.t, "a read of "+file, w.blocked)
 	return w
 }
 
@@ -115,7 +115,7 @@ func TestWatch(t *testing.T) {
 				}
 				d.write("start", "0")
 				for _, r := range readers { // a stop does not end the watch
-					await(t, "a read of "+r.file, r.blocked)
+					sandbox.Await(t, "a read of "+r.file, r.blocked)
 				}
 				d.end(unix.SIGTERM)
 				for _, r := range readers {
@@ -206,7 +206,7 @@ func TestFaultWatchWorkerKilled(t *testing.T) {
 		}) {
 			t.Errorf("as the worker was killed: %q, %q, %v", rest, complaint, err)
 		}
-		await(t, "the next worker", d.readable)
+		sandbox.Await(t, "the next worker", d.readable)
 		r = d.watch()
 		must(t, traffic.Ping(lo, 2))
 		for i := 4; i <= 5; i++ {

@@ -81,7 +81,7 @@ func (d *running) tcpAddress() string {
 	d.t.Helper()
 	listen := regexp.MustCompile(`listen=(127\.0\.0\.1:\d+)`)
 	var found []string
-	await(d.t, "a line that says where it listens", func() bool {
+	sandbox.Await(d.t, "a line that says where it listens", func() bool {
 		found = listen.FindStringSubmatch(d.log.String())
 		return found != nil
 	})
@@ -185,7 +185,7 @@ func TestMetricsOutliveTheWorker(t *testing.T) {
 			before := sample(t, at, packetsOf("ipv4", "icmp"))
 			must(t, unix.Kill(d.worker(), unix.SIGKILL))
 			after := ""
-			await(t, "an answer from the next worker", func() bool {
+			sandbox.Await(t, "an answer from the next worker", func() bool {
 				status, text, err := askVia(at, "GET", "/metrics")
 				if err != nil || status != http.StatusOK { // it died before it had answered
 					return false
@@ -463,7 +463,7 @@ func TestSocketActivation(t *testing.T) {
 		}
 	}
 	must(t, unix.Kill(d.worker(), unix.SIGKILL))
-	await(t, "an answer from the next worker", func() bool {
+	sandbox.Await(t, "an answer from the next worker", func() bool {
 		_, text, err := askVia(at[1], "GET", "/metrics")
 		return err == nil && strings.Contains(text, "kstat_worker_restarts_total 1\n")
 	})
@@ -535,7 +535,7 @@ func TestTokenFile(t *testing.T) {
 		}
 		restarts := d.document().Restarts
 		must(t, unix.Kill(d.worker(), unix.SIGKILL))
-		await(t, "the next worker", func() bool {
+		sandbox.Await(t, "the next worker", func() bool {
 			_, text, err := askVia(at, "GET", "/metrics")
 			return err == nil && strings.Contains(text, fmt.Sprintf("kstat_worker_restarts_total %d\n", restarts+1))
 		})

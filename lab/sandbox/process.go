@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,6 +69,23 @@ func ofThreads(pid int, name string) (texts []string) {
 		}
 	}
 	return texts
+}
+
+// AwaitLimit is how long something may take on a busy machine that takes
+// milliseconds on another.
+const AwaitLimit = time.Minute
+
+// Await polls until f is true, and returns how long that took.
+func Await(tb testing.TB, what string, f func() bool) time.Duration {
+	tb.Helper()
+	began := time.Now()
+	for !f() {
+		if time.Since(began) > AwaitLimit {
+			tb.Fatalf("%s: not within %v", what, AwaitLimit)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(began)
 }
 
 // Output is what a program writes, to be read while it writes more.

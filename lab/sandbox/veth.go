@@ -22,9 +22,6 @@ const (
 	bits6    = 64
 )
 
-// readyWait bounds the wait for a new cable, which takes milliseconds.
-const readyWait = time.Minute
-
 // A Peer is a second network namespace at the other end of a cable.
 //
 // The cable carries what is sent through it and nothing else: no ARP, no
@@ -213,16 +210,16 @@ func (e end) meet(others ...end) error {
 	return nil
 }
 
-// await polls until ready says so, or readyWait has passed.
+// await polls until ready says so, or AwaitLimit has passed.
 func await(what string, ready func() (bool, error)) error {
-	for end := time.Now().Add(readyWait); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(AwaitLimit); ; time.Sleep(time.Millisecond) {
 		switch ok, err := ready(); {
 		case err != nil:
 			return fmt.Errorf("wait until %s: %w", what, err)
 		case ok:
 			return nil
 		case time.Now().After(end):
-			return fmt.Errorf("wait until %s: not within %v", what, readyWait)
+			return fmt.Errorf("wait until %s: not within %v", what, AwaitLimit)
 		}
 	}
 }
